@@ -68,7 +68,8 @@ def exponential_heun(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: 
     y, chi = act(inverse, z), score_to_data(diffusion, z, score(z, t), t)
     guess = act(U, y + (v - w).to(z) * chi[..., None])
     change = score_to_data(diffusion, guess, score(guess, s), s) - chi
-    b = v - (v - w) / (v.norm(dim=-1) / w.norm(dim=-1)).log()[..., None]
+    h = (v.norm(dim=-1) / w.norm(dim=-1)).log()[..., None]
+    b = (v - w) * (-1 / torch.expm1(-h) - 1 / h)
     return act(U, y + (v - w).to(z) * chi[..., None] + b.to(z) * change[..., None])
 
 ddim.noises = exponential_heun.noises = 0

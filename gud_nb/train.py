@@ -21,10 +21,9 @@ from .basis import Basis
 from .core import act, describe, rebuild, require, write_atomic
 from .diffusion import LinearDiffusion
 from .loss import eps_weight, score_matching, spread_times
-from .sampler import heun, quadratic
+from .sampler import exponential_heun, quadratic
 from .sampler import sample as _sample
 from .score import Gaussian, GaussianScore, fit_gaussian
-from .transition import tril_inverse
 
 # %% ../nbs/12_train.ipynb #120005
 def _as_images(basis: Basis, v: Tensor) -> Tensor:
@@ -89,7 +88,7 @@ def white(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None 
 @patch
 def forward(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None) -> Tensor:
     "The score $s(z, t)$, (batch, *comp, k)."
-    return -act(tril_inverse(self.diffusion.whitened(t, z)[0]).mT, self.white(z, t, labels))
+    return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t, labels))
 
 @patch
 def eps(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None) -> Tensor:
@@ -112,8 +111,8 @@ def gaussian_head(diffusion: LinearDiffusion,
 @torch.no_grad()
 def sample(self: ScoreModel,
            n: int,                        # number of samples
-           step=heun,                     # a step function of room 08
-           times: Tensor | None = None,   # grid from 1 down; None: quadratic(50)
+           step=exponential_heun,         # a step function of room 08
+           times: Tensor | None = None,   # grid from 1 down; None: quadratic(25)
            generator: torch.Generator | None = None,  # on the model's device
            labels: Tensor | None = None,  # (n,) classes, for a network that has them
            batch: int = 250,              # samples at a time
@@ -123,7 +122,7 @@ def sample(self: ScoreModel,
            ) -> Tensor:                   # (n, *data)
     "Draw samples from the model."
     require(n >= 1, f"want at least one sample: got n={n}")
-    device, times = next(self.network.parameters()).device, quadratic(50) if times is None else times
+    device, times = next(self.network.parameters()).device, quadratic(25) if times is None else times
     training, out = self.training, []
     self.eval()
     for i in range(0, n, batch):
@@ -224,12 +223,12 @@ class Training:
 
     def __post_init__(self):
         require((self.steps is None) != (self.minutes is None), f"give a budget, steps or minutes: got steps={self.steps}, minutes={self.minutes}")
-        require((self.steps or 1) > 0 and (self.minutes or 1) > 0, f"the budget must be > 0: got steps={self.steps}, minutes={self.minutes}")
+        require(all(b is None or b > 0 for b in (self.steps, self.minutes)), f"the budget must be > 0: got steps={self.steps}, minutes={self.minutes}")
         require(self.batch > 0 and self.lr > 0, f"batch and lr must be > 0: got {self.batch}, {self.lr}")
 
     def used(self, step: int, seconds: float) -> float:
         "Share of the budget that is used, in [0, 1]."
-        return min(1., step / self.steps if self.steps else seconds / (60 * self.minutes))
+        return min(1., seconds / (60 * self.minutes) if self.steps is None else step / self.steps)
 
     def rate(self, step: int, seconds: float) -> float:
         "The learning rate: warm-up, then a cosine down to 0."
@@ -324,8 +323,10 @@ def fit(model: ScoreModel,
         ) -> list[dict]:                  # the log: step, images, seconds, loss, gradient, rate
     "Train the network of `model`; afterwards it holds the averaged weights and is in evaluation mode."
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     require(len(x) > 0 and tuple(x.shape[1:]) == tuple(model.basis.data_shape), f"got data of shape {tuple(x.shape)}, the model wants (n ≥ 1, {', '.join(map(str, model.basis.data_shape))})")
     require(not resume or out is not None, "resume needs the folder `out` of the earlier run")
+    AcceleratorState._reset_state(reset_partial_state=True)          # a process may train twice, on other devices or in other precision
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if plan.mixed else "no", log_with=trackers, project_dir=out)
     if trackers: accelerator.init_trackers("gud_nb")
     optimizer = torch.optim.Adam(model.network.parameters(), lr=plan.lr)
