@@ -9,6 +9,7 @@ __all__ = ['processes', 'samplers', 'choose', 'choose_device', 'plain_errors', '
 # %% ../nbs/15_cli.ipynb #150002
 import json, os, sys, time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from .core import require, show_images, write_atomic
 from .data import load
 from .diffusion import LinearDiffusion, hsm
 from .evaluate import calibrate, feature_extractor, film_strip, markdown_table, measure
+from .loss import snr_times
 from .network import UNet
 from .recipe import cld, psld, vp
 from .sampler import ddim, euler_maruyama, evaluations, exponential_heun, flow_euler, heun, quadratic, sscs
@@ -100,6 +102,7 @@ def _settings(out: Path, given: dict, resume: bool) -> dict:
     require(not changed, f"the run in {str(out)!r} had other settings: {'; '.join(changed)}. Resume with the same, or train into another folder")
     return given
 
+# %% ../nbs/15_cli.ipynb #150014
 @call_parse
 def gud_train(
     data: str = "digits",         # digits, fashion_mnist, cifar10, or a folder of images
@@ -126,6 +129,7 @@ def gud_train(
         images = load(data, train=True, path=path)
         _settings(folder, dict(data=data, process=process, seed=seed, width=width, rank=rank, batch=batch, lr=lr, flips=flips, steps=steps, minutes=minutes), resume)
         model = build_model(process, images.x, width, rank, seed)
+        plan = replace(plan, times=snr_times(model.diffusion))
         log = fit(model, images.x, plan, out=folder, resume=resume, progress=True, cpu=where.type == "cpu")
         about = dict(data=data, process=process, images=log[-1]["images"], steps=log[-1]["step"], seconds=log[-1]["seconds"], seed=seed, loss=log[-1]["loss"])
         model.save_pretrained(folder / "model", about=about)
@@ -134,7 +138,7 @@ def gud_train(
         save_figure(folder / "samples.png", show_images(x, title=f"{process} on {data}: 64 samples"))
         print(f"{log[-1]['step']} steps, {log[-1]['images']} images, loss {log[-1]['loss']:.4f}. Model: {folder / 'model'}; look at {folder / 'samples.png'}")
 
-# %% ../nbs/15_cli.ipynb #150015
+# %% ../nbs/15_cli.ipynb #150016
 def plot_losses(logs: dict):   # name -> path of a loss.csv
     "Training losses against images seen, with the scatter of single lines in the background."
     import matplotlib.pyplot as plt
@@ -151,7 +155,7 @@ def plot_losses(logs: dict):   # name -> path of a loss.csv
     ax.legend()
     return ax
 
-# %% ../nbs/15_cli.ipynb #150018
+# %% ../nbs/15_cli.ipynb #150019
 @call_parse
 def gud_sample(
     model: str = "psld-fashion-mnist", # a folder, a model that ships with the package, or user/model on the hub
@@ -176,7 +180,7 @@ def gud_sample(
             write_atomic(path, lambda p: save_file({"x": x.contiguous()}, p))
         print(f"{n} samples, {evaluations(step, steps)} evaluations each, {time.monotonic() - begin:.0f} s: {path}")
 
-# %% ../nbs/15_cli.ipynb #150020
+# %% ../nbs/15_cli.ipynb #150021
 def score_table(x: dict, data: str, test: Tensor, train: Tensor, seed: int = 0) -> list[dict]:
     "Rows with Fréchet and energy distance of samples `x` (name -> images), and of candidates of known quality."
     features, n = feature_extractor(data), min(len(test), *(len(v) for v in x.values()))
@@ -211,12 +215,12 @@ def gud_evaluate(
         write_atomic(out, lambda p: p.write_text(json.dumps(dict(model=model, data=data, seed=seed, evaluations=evaluations(step, steps), about=loaded.about, rows=as_numbers(rows)), indent=1)))
         print(markdown_table(rows) + f"\n\nNumbers: {out}")
 
-# %% ../nbs/15_cli.ipynb #150023
-def _demo_model(process: str, x: Tensor, seconds: float, folder: Path, where: torch.device, seed: int) -> ScoreModel:
+# %% ../nbs/15_cli.ipynb #150024
+def _demo_model(process: str, x: Tensor, budget: dict, folder: Path, where: torch.device, seed: int) -> ScoreModel:
     "Train one process for the demo and save it."
-    print(f"{process}: training for {seconds:.0f} s on {len(x)} digits")
+    print(f"{process}: training on {len(x)} digits, " + ", ".join(f"{k} {v:g}" for k, v in budget.items()))
     model = build_model(process, x, seed=seed)
-    plan = Training(minutes=seconds / 60, batch=128, lr=2e-3, warmup=100, seed=seed)
+    plan = Training(**budget, lr=2e-3, warmup=100, seed=seed, times=snr_times(model.diffusion))
     log = fit(model, x, plan, out=folder / process, every=20, progress=True, cpu=where.type == "cpu")
     (folder / process / "checkpoint.safetensors").unlink()
     model.save_pretrained(folder / process, about=dict(log[-1], process=process, data="digits", seed=seed))
@@ -238,22 +242,23 @@ def _demo_samples(model: ScoreModel, process: str, n: int, folder: Path, where: 
     save_figure(folder / f"{process}-samples.png", show_images(x[:64], cols=8, scale=.8, title=f"{process}: 64 samples, {evaluations(exponential_heun, 25)} evaluations"))
     return x, seconds
 
-# %% ../nbs/15_cli.ipynb #150024
+# %% ../nbs/15_cli.ipynb #150025
 @call_parse
 def gud_demo(
     out: str = "gud_demo",    # folder for pictures, numbers and models
-    seconds: float = 150.,    # seconds of training, both processes together
+    seconds: float = 150.,    # seconds of training, both processes together (about)
     device: str = "cpu",      # cpu, cuda or auto
     seed: int = 0,            # of everything
 ):
-    "Train VP and PSLD on handwritten digits for the same time, sample both, and compare (4 minutes on two cores)."
+    "Train VP and PSLD on handwritten digits, sample both, and compare (4 minutes on two cores)."
     with plain_errors("gud_demo"):
         require(seconds > 0, f"the training time must be > 0: got --seconds {seconds}")
         where, folder, samples, rows = choose_device(device), Path(out), {}, {}
         train, test = load("digits", train=True), load("digits", train=False)
         save_figure(folder / "real.png", show_images(train.x[:64], cols=8, scale=.8, title="64 real digits"))
         for process in ("vp", "psld"):
-            model = _demo_model(process, train.x, seconds / 2, folder, where, seed)
+            budget = dict(minutes=seconds / 120) if process == "vp" else dict(steps=model.about["step"])      # the second gets the steps of the first
+            model = _demo_model(process, train.x, budget, folder, where, seed)
             samples[process], took = _demo_samples(model, process, len(test.x), folder, where, seed)
             rows[process] = dict(evaluations=evaluations(exponential_heun, 25), training_seconds=model.about["seconds"], sampling_seconds=round(took, 1), images=model.about["images"])
         save_figure(folder / "loss.png", plot_losses({p: folder / p / "loss.csv" for p in rows}))

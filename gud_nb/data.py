@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['normalise', 'denormalise', 'Images', 'every_fifth', 'digits', 'parquet_files', 'open_rows', 'decode', 'from_rows',
-           'fashion_mnist', 'cifar10', 'image_folder', 'load', 'field_spectrum', 'gaussian_field']
+           'fashion_mnist', 'cifar10', 'image_folder', 'load', 'batches', 'random_flip', 'field_spectrum',
+           'gaussian_field']
 
 # %% ../nbs/10_data.ipynb #100002
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import count
 from math import prod
 from pathlib import Path
 
@@ -30,7 +33,8 @@ def normalise(u: Tensor,    # any shape, uint8
 def denormalise(x: Tensor,    # any shape, floating; what lies outside [-1, 1] is clipped
                 ) -> Tensor:  # uint8
     "Numbers in [-1, 1] as the nearest bytes."
-    require(x.is_floating_point() and not x.isnan().any(), f"got {x.dtype}{' with nan' if x.isnan().any() else ''}, want numbers in [-1, 1]")
+    require(x.is_floating_point() and not x.isnan().any(),
+            f"got {x.dtype}{' with nan' if x.isnan().any() else ''}, want numbers in [-1, 1]")
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/10_data.ipynb #100008
@@ -49,7 +53,8 @@ class Images:
         require(bool(x.abs().amax() <= 1), f"got {self.name} values from {x.min():.3g} to {x.max():.3g}, want [-1, 1]: see normalise")
         require(y.shape == x.shape[:1] and y.dtype == torch.int64,
                 f"got {self.name} labels of shape {tuple(y.shape)} in {y.dtype}, want ({len(x)},) in torch.int64: one for each image")
-        require(0 <= int(y.min()) and int(y.max()) < k, f"got {self.name} labels from {y.min()} to {y.max()}, want 0 to {k - 1}: {k} classes")
+        require(0 <= int(y.min()) and int(y.max()) < k,
+                f"got {self.name} labels from {y.min()} to {y.max()}, want 0 to {k - 1}: {k} classes")
 
     shape = property(lambda self: tuple(self.x.shape[1:]), doc="(C, H, W)")
     def __len__(self): return len(self.x)
@@ -61,11 +66,12 @@ class Images:
         return replace(self, x=self.x[i], labels=self.labels[i])
 
 # %% ../nbs/10_data.ipynb #100013
-def every_fifth(n: int,            # images in all
+def every_fifth(labels: Tensor,    # (n,), int64
                 train: bool,       # those that stay, or those set aside
                 ) -> Tensor:       # (n,), bool
-    "Which of `n` images belong to a part: every fifth, from the first on, is for testing."
-    return (torch.arange(n) % 5 != 0) == train
+    "Which images belong to a part: every fifth of each class is for testing; the count runs on from class to class."
+    rank = labels.argsort(stable=True).argsort()
+    return (rank % 5 != 0) == train
 
 def digits(train: bool = True,     # 1,437 images to train on, or 360 to test on
            ) -> Images:            # (n, 1, 8, 8)
@@ -73,7 +79,7 @@ def digits(train: bool = True,     # 1,437 images to train on, or 360 to test on
     from sklearn.datasets import load_digits
     bunch = load_digits()
     x, y = torch.as_tensor(bunch.images / 8 - 1, dtype=torch.float32)[:, None], torch.as_tensor(bunch.target, dtype=torch.int64)
-    return Images(x, y, "digits", tuple("0123456789"))[every_fifth(len(x), train)]
+    return Images(x, y, "digits", tuple("0123456789"))[every_fifth(y, train)]
 
 # %% ../nbs/10_data.ipynb #100017
 def parquet_files(path: str | Path,   # a folder that contains `folder`, or is it
@@ -84,9 +90,10 @@ def parquet_files(path: str | Path,   # a folder that contains `folder`, or is i
     path = Path(path).expanduser()
     here = path / folder if (path / folder).is_dir() else path
     files = sorted(map(str, here.glob(f"{part}-*.parquet")))
-    require(bool(files), f"got no {part}-*.parquet in {here} ({'which is there' if here.is_dir() else 'which is no folder'}), want a folder "
-            f"that contains {folder}/, or is it, with train-*.parquet and test-*.parquet: correct path= or the environment variable "
-            "GUD_DATA, or leave both out to download")
+    found = "which is there" if here.is_dir() else "which is no folder"
+    require(bool(files), f"got no {part}-*.parquet in {here} ({found}), want a folder that contains {folder}/, or is it, "
+            "with train-*.parquet and test-*.parquet: correct path= or the environment variable GUD_DATA, "
+            "or leave both out to download")
     return files
 
 # %% ../nbs/10_data.ipynb #100021
@@ -118,7 +125,8 @@ def decode(files: list,      # contents of image files (bytes), or their paths
     for i, file in enumerate(files):
         try:
             with Image.open(file if isinstance(file, Path) else BytesIO(file)) as image:
-                require(image.mode == mode and image.size == (W, H), f"got {image.mode} of {image.height}×{image.width} for image {i} of {name}, "
+                require(image.mode == mode and image.size == (W, H),
+                        f"got {image.mode} of {image.height}×{image.width} for image {i} of {name}, "
                         f"want {mode} of {H}×{W}, as all of them: convert or crop it (L is grey, RGB is colour)")
                 out[i] = np.asarray(image).reshape(H, W, C)
         except OSError as e: raise ValueError(f"got {e} for image {i} of {name}, want a whole PNG or JPEG file") from e
@@ -160,18 +168,19 @@ def cifar10(train: bool = True,             # 50,000 images to train on, or 10,0
 
 # %% ../nbs/10_data.ipynb #100037
 def image_folder(path: str | Path,   # folder with .png or .jpg files of one size; subfolders are classes
-                 train: bool = True, # four fifths of the files, or every fifth
+                 train: bool = True, # four fifths of each class, or every fifth
                  ) -> Images:
     "The pictures of a folder."
     from PIL import Image
     path = Path(path).expanduser()
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in (".png", ".jpg", ".jpeg") and not f.name.startswith("."))
-    require(bool(files), f"got no .png or .jpg files in {path}, want a folder of images of one size")
+    require(len(files) > 1, f"got {len(files)} .png or .jpg files in {path}, want a folder with two images or more, all of one size")
     with Image.open(files[0]) as first: shape = (1 if first.mode == "L" else 3, first.height, first.width)
     groups = [f.parent.relative_to(path).as_posix() for f in files]
-    classes, part = tuple(sorted(set(groups))), every_fifth(len(files), train)
-    labels = torch.tensor([classes.index(g) for g in groups])[part]
-    return Images(normalise(decode([f for f, keep in zip(files, part) if keep], shape, path.name)), labels, path.name, classes)
+    classes = tuple(sorted(set(groups)))
+    labels = torch.tensor([classes.index(g) for g in groups])
+    part = every_fifth(labels, train)
+    return Images(normalise(decode([f for f, keep in zip(files, part) if keep], shape, path.name)), labels[part], path.name, classes)
 
 def load(name: str | Path,        # `digits`, `fashion_mnist`, `cifar10`, or a folder of images
          train: bool = True,      # the part to train on, or the part to test on
@@ -187,6 +196,31 @@ def load(name: str | Path,        # `digits`, `fashion_mnist`, `cifar10`, or a f
     return image_folder(name, train)
 
 # %% ../nbs/10_data.ipynb #100041
+def batches(x: Tensor | Images,         # (n, ...) on any device
+            batch: int,                 # images in a batch
+            generator: torch.Generator, # the orders
+            epochs: int | None = None,  # times through the data; default: for ever
+            ) -> Iterator:              # of pieces of `x`, (batch, ...)
+    "Shuffled batches, epoch after epoch."
+    n = len(x)
+    require(batch > 0 and (epochs is not None or batch <= n),
+            f"got batches of {batch} from {n} images, want 1 to {n}, or a number of epochs=")
+    require(epochs is None or epochs > 0, f"got epochs={epochs}, want 1 or more, or None for ever")
+    def pieces():
+        for _ in count() if epochs is None else range(epochs):
+            order = torch.randperm(n, generator=generator, device=generator.device).cpu()
+            yield from (x[i] for i in order.split(batch) if epochs is not None or len(i) == batch)
+    return pieces()
+
+def random_flip(x: Tensor,                  # (n, C, H, W) on any device
+                generator: torch.Generator, # the coins
+                ) -> Tensor:                # (n, C, H, W)
+    "Each image as it is or mirrored left to right, with equal chances."
+    require(x.ndim == 4, f"got images of shape {tuple(x.shape)}, want (n, C, H, W)")
+    heads = torch.rand(len(x), 1, 1, 1, generator=generator, device=generator.device) < .5
+    return torch.where(heads.to(x.device), x.flip(-1), x)
+
+# %% ../nbs/10_data.ipynb #100047
 def field_spectrum(shape: tuple,   # (C, H, W)
                    power: float,   # fall of the variance with frequency; 0 is white
                    ) -> Tensor:    # (C, H, W), variances of the cosine components, mean 1, float64

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Distance', 'frechet_distance', 'energy_distance', 'Classifier', 'train_classifier', 'accuracy', 'save_classifier',
-           'load_classifier', 'feature_extractor', 'fitted_gaussian', 'measure', 'calibrate', 'markdown_table',
+           'load_classifier', 'feature_extractor', 'fitted_gaussian', 'markdown_table', 'measure', 'calibrate',
            'power_spectrum', 'spectrum_error', 'film_strip']
 
 # %% ../nbs/13_evaluate.ipynb #130002
@@ -74,7 +74,7 @@ class Classifier(nn.Module):
     "A compact convolutional classifier; what it computes just before the last layer serves as features."
     def __init__(self,
                  shape: tuple,       # (C, H, W) of an image
-                 classes: int = 10,
+                 classes: int = 10,  # how many
                  width: int = 24,    # channels of the first layer; later ones have 2 and 3 times as many
                  dim: int = 64):     # number of features
         super().__init__()
@@ -88,7 +88,8 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         "(n, C, H, W) images in [-1, 1] → (n, dim) features."
-        require(list(x.shape[1:]) == self.config["shape"], f"got images of shape {tuple(x.shape)}, want (n, {', '.join(map(str, self.config['shape']))})")
+        want = self.config["shape"]
+        require(list(x.shape[1:]) == want, f"got images of shape {tuple(x.shape)}, want (n, {', '.join(map(str, want))})")
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor: return self.head(self.features(x))
@@ -96,11 +97,11 @@ class Classifier(nn.Module):
 # %% ../nbs/13_evaluate.ipynb #130032
 def train_classifier(x: Tensor,           # (n, C, H, W) in [-1, 1]
                      labels: Tensor,      # (n,) int64 in [0, classes)
-                     classes: int = 10,
-                     epochs: int = 8,
+                     classes: int = 10,   # how many
+                     epochs: int = 8,     # times that every image is seen
                      seed: int = 0,       # of initial weights and order
-                     width: int = 24,
-                     batch: int = 128,
+                     width: int = 24,     # see `Classifier`
+                     batch: int = 128,    # images per step
                      lr: float = 4e-3,    # peak rate: rises over the first 30 % of the steps, then falls to 0
                      ) -> Classifier:     # in evaluation mode, on the device of `x`
     "Train a classifier: AdamW, one cycle of the rate, a loop one can read."
@@ -121,7 +122,7 @@ def train_classifier(x: Tensor,           # (n, C, H, W) in [-1, 1]
         rate.step()
     return model.eval()
 
-def accuracy(model: Classifier,
+def accuracy(model: Classifier,  # in evaluation mode
              x: Tensor,        # (n, C, H, W) in [-1, 1]
              labels: Tensor,   # (n,) int64
              ) -> float:       # in [0, 1]
@@ -133,7 +134,7 @@ def accuracy(model: Classifier,
 _FORMAT = "gud_nb classifier"
 
 def save_classifier(folder: Path | str,   # is made
-                    model: Classifier,
+                    model: Classifier,    # its weights and its configuration are kept
                     **facts,              # JSON values: data, seed, epochs, accuracy, n_test, …
                     ) -> Path:            # the folder
     "Write float16 weights as safetensors and all else as JSON."
@@ -153,7 +154,8 @@ def load_classifier(folder: Path | str,   # what `save_classifier` wrote
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     require(config.get("format") == _FORMAT, f"got the format {config.get('format')!r} in {folder}, want {_FORMAT!r}")
     model = Classifier(**config["config"])
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load((folder / "model.safetensors").read_bytes()).items()})
+    weights = load((folder / "model.safetensors").read_bytes())
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/13_evaluate.ipynb #130039
@@ -174,7 +176,7 @@ def feature_extractor(name: str,         # "digits" or "fashion_mnist"
 # %% ../nbs/13_evaluate.ipynb #130045
 def fitted_gaussian(x: Tensor,   # (m, C, H, W) images
                     n: int,      # samples wanted
-                    generator: torch.Generator,
+                    generator: torch.Generator,  # of the noise
                     ) -> Tensor: # (n, C, H, W), like `x`; not clipped
     "Samples of a Gaussian with the mean and the full covariance of the images."
     mean, cov = moments(x)
@@ -183,17 +185,32 @@ def fitted_gaussian(x: Tensor,   # (m, C, H, W) images
     return (mean + noise @ (vectors * values.clamp(min=0).sqrt()).mT).reshape(n, *x.shape[1:]).to(x)
 
 # %% ../nbs/13_evaluate.ipynb #130048
+def markdown_table(rows: list[dict],    # a dict per row; columns in order of first appearance
+                   headers: dict = {},  # other titles for columns, by key
+                   figures: int = 3,    # significant figures of plain numbers
+                   ) -> str:
+    "Rows as a Markdown table; what a row lacks is a dash."
+    require(len(rows) > 0, "got no rows, want at least one")
+    keys = list(dict.fromkeys(k for row in rows for k in row))
+    def plain(v): return f"{v:.{figures}g}" if isinstance(v, float) else "–" if v is None else str(v)
+    def text(v): return plain(v).replace("|", "\\|").replace("\n", " ")
+    lines = [[str(headers.get(k, k)) for k in keys], ["---"] * len(keys)] + [[text(row.get(k)) for k in keys] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+# %% ../nbs/13_evaluate.ipynb #130052
 def measure(name: str,           # of the candidate
             found: Tensor,       # (n, d) features of its samples
             reference: Tensor,   # (m, d) features of real images
+            most: int = 5000,    # of these, evenly taken, for the energy distance
             ) -> dict:           # sample, frechet, energy
     "One row of a table of results."
-    return dict(sample=name, frechet=frechet_distance(found, reference), energy=energy_distance(found, reference))
+    few = reference[::-(-len(reference) // most)]
+    return dict(sample=name, frechet=frechet_distance(found, reference), energy=energy_distance(found, few))
 
 def calibrate(features: Callable,    # (n, C, H, W) → (n, d), e.g. from `feature_extractor`
               held_out: Tensor,      # (n, C, H, W) real images in [-1, 1]
               reference: Tensor,     # (m, C, H, W) other real images
-              generator: torch.Generator,
+              generator: torch.Generator,  # of all three kinds of noise
               static: float = .05,   # standard deviation of the trace of noise
               ) -> list[dict]:       # rows as `measure` makes them, from best to worst
     "What candidates of known quality score, each with as many samples as there are held-out images."
@@ -203,19 +220,7 @@ def calibrate(features: Callable,    # (n, C, H, W) → (n, d), e.g. from `featu
     real = features(reference)
     return [measure(name, features(x), real) for name, x in candidates.items()]
 
-# %% ../nbs/13_evaluate.ipynb #130050
-def markdown_table(rows: list[dict],    # a dict per row; columns in order of first appearance
-                   headers: dict = {},  # other titles for columns, by key
-                   figures: int = 3,    # significant figures of plain numbers
-                   ) -> str:
-    "Rows as a Markdown table; what a row lacks is a dash."
-    require(len(rows) > 0, "got no rows, want at least one")
-    keys = list(dict.fromkeys(k for row in rows for k in row))
-    def text(v): return (f"{v:.{figures}g}" if isinstance(v, float) else "–" if v is None else str(v)).replace("|", "\\|").replace("\n", " ")
-    lines = [[str(headers.get(k, k)) for k in keys], ["---"] * len(keys)] + [[text(row.get(k)) for k in keys] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-# %% ../nbs/13_evaluate.ipynb #130065
+# %% ../nbs/13_evaluate.ipynb #130067
 def power_spectrum(x: Tensor,   # (n, C, H, W)
                    ) -> tuple[Tensor, Tensor, Tensor]:  # per ring: frequency in cycles per pixel, power, size; float64, on the CPU
     "The mean square of orthonormal cosine coefficients, over images, channels and rings of equal frequency."
@@ -239,11 +244,11 @@ def spectrum_error(x: Tensor,      # (n, C, H, W)
     require(good, "a ring has power 0, or one that is not finite: the images are constant, or blown out; look at them")
     return Distance((p / q).log().square().mean().sqrt().item(), len(x), len(other), len(p), "rings")
 
-# %% ../nbs/13_evaluate.ipynb #130072
+# %% ../nbs/13_evaluate.ipynb #130074
 def film_strip(frames: Tensor | list | dict,    # (steps, n, C, H, W), a list of (n, C, H, W), or a dict of blocks of rows, images first
                times: list | Tensor | None = None, # (steps,) printed above the columns
                rows: int = 4,                   # images shown, at most
-               title: str | None = None,
+               title: str | None = None,        # above all
                scale: float = .55,              # inches per image
                ):                               # a matplotlib figure
     "Images through time: a row for each image, a column for each time, a block of rows for each part of the state."

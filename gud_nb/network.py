@@ -102,7 +102,7 @@ class ResidualBlock(nn.Module):
         h = modulated_norm(self.conv1(F.silu(self.norm(x))), scale, shift, self.groups)
         return x + self.conv2(self.dropout(F.silu(h)))
 
-# %% ../nbs/11_network.ipynb #110019
+# %% ../nbs/11_network.ipynb #110020
 class SelfAttention(nn.Module):
     "Every pixel looks at every other; the output projection is zero at the start."
     def __init__(self,
@@ -140,9 +140,13 @@ class Block(nn.Module):
     ) -> Tensor:  # (batch, channels, H, W)
         return self.attention(self.residual(x, c))
 
-# %% ../nbs/11_network.ipynb #110025
+# %% ../nbs/11_network.ipynb #110026
 class Blocks(nn.ModuleList):
     "Blocks one after the other, all given the same conditioning vector."
+    def __init__(self,
+        blocks=(),  # modules called as block(x, c)
+    ): super().__init__(blocks)
+
     def forward(self,
         x: Tensor,  # (batch, channels, H, W)
         c: Tensor,  # (batch, embed) conditioning vector
@@ -173,7 +177,7 @@ class Level(nn.Module):
         for block, skip in zip(self.up, self.skip): x = block(x + skip(left.pop()), c)
         return x
 
-# %% ../nbs/11_network.ipynb #110027
+# %% ../nbs/11_network.ipynb #110028
 class Coarser(nn.Module):
     "Whatever `inner` does, done on a grid of half the size."
     def __init__(self,
@@ -192,7 +196,7 @@ class Coarser(nn.Module):
     ) -> Tensor:  # (batch, channels, H, W)
         return F.interpolate(self.narrow(self.inner(self.halve(x), c)), scale_factor=2)
 
-# %% ../nbs/11_network.ipynb #110032
+# %% ../nbs/11_network.ipynb #110033
 class UNet(nn.Module):
     "Levels nested in one another, the noise level read by every block."
     def __init__(self,
@@ -225,7 +229,7 @@ class UNet(nn.Module):
         self.head = nn.Sequential(nn.GroupNorm(math.gcd(chans[0], 8), chans[0]), nn.SiLU(),
                                   zeroed(nn.Conv2d(chans[0], channels_out, 3, padding=1)))
 
-# %% ../nbs/11_network.ipynb #110034
+# %% ../nbs/11_network.ipynb #110035
 @patch
 def forward(self: UNet,
     x: Tensor,                     # (batch, channels_in, H, W)
@@ -240,14 +244,14 @@ def forward(self: UNet,
     h = self.body(self.stem(x.to(dtype)), self.conditioning(noise_level, labels))
     return self.head(h).to(dtype)
 
-# %% ../nbs/11_network.ipynb #110035
+# %% ../nbs/11_network.ipynb #110036
 def count_parameters(
     net: nn.Module,  # any module
 ) -> int:  # how many numbers training adjusts
     "The number of trainable parameters."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
-# %% ../nbs/11_network.ipynb #110049
+# %% ../nbs/11_network.ipynb #110050
 class MLPBlock(nn.Module):
     "x + linear(silu(film(linear(silu(norm(x)))))): the residual block without a grid."
     def __init__(self,
@@ -266,7 +270,7 @@ class MLPBlock(nn.Module):
         scale, shift = self.film(c).chunk(2, -1)
         return x + self.linear2(F.silu(torch.addcmul(shift, self.linear1(F.silu(self.norm(x))), 1 + scale)))
 
-# %% ../nbs/11_network.ipynb #110050
+# %% ../nbs/11_network.ipynb #110052
 class MLP(nn.Module):
     "Residual blocks on the flattened state, called as the U-Net is."
     def __init__(self,

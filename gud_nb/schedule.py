@@ -7,7 +7,7 @@ __all__ = ['gamma_from_clock', 'clock_from_gamma', 'Schedule', 'LinearBeta', 'Co
 
 # %% ../nbs/03_schedule.ipynb #030002
 from dataclasses import dataclass
-from math import pi
+from math import acos, exp, pi
 
 import torch
 
@@ -72,15 +72,11 @@ class Cosine(Schedule):
     def __post_init__(self): require(self.s > 0 and self.B_max > 0, f"s and B_max must be > 0: got {self.s}, {self.B_max}")
 
     def B(self, t):
-        start, theta = (pi / 2 * (u + self.s) / (1 + self.s) for u in (torch.zeros_like(as_time(t)), as_time(t)))
-        gap = 2 * torch.sin((theta + start) / 2) * torch.sin((theta - start) / 2) / torch.cos(start)
-        return (-2 * torch.log1p(-gap.clamp(max=1 - 1e-12))).clamp(max=self.B_max)
+        theta = pi / 2 * (as_time(t) + self.s) / (1 + self.s)
+        return torch.where(theta < 1, -torch.log1p(-torch.sin(theta) ** 2), -2 * torch.log(torch.cos(theta).clamp(min=1e-100))).clamp(max=self.B_max)
 
     @property
-    def breakpoints(self):
-        start = torch.tensor(pi / 2 * self.s / (1 + self.s), dtype=torch.float64)
-        end = torch.arccos(torch.cos(start) * torch.exp(torch.tensor(-self.B_max / 2, dtype=torch.float64)))
-        return ((end * 2 / pi * (1 + self.s) - self.s).item(),)
+    def breakpoints(self): return ((acos(exp(-self.B_max / 2)) * 2 / pi * (1 + self.s) - self.s),)
 
 # %% ../nbs/03_schedule.ipynb #030016
 @dataclass(frozen=True, eq=False)

@@ -219,6 +219,7 @@ class Training:
     flips: bool = False          # mirror images left to right, at random
     mixed: bool = False          # bfloat16 in the network, where the device has it
     weight: object = eps_weight  # see room 07
+    times: object = None         # distribution of times: a function of uniform u, e.g. `snr_times(diffusion)`; None: uniform
     clock: object = time.monotonic  # function giving seconds; `time.process_time` counts the processor's time
 
     def __post_init__(self):
@@ -287,6 +288,7 @@ class Loss(nn.Module):
         noise = torch.randn(*chi.shape, d.k, generator=generator, device=chi.device)
         aux = None if d.aux0 is None else torch.randn(*chi.shape, d.k - 1, generator=generator, device=chi.device)
         t = spread_times(len(x), generator, device=chi.device)
+        t = t if self.plan.times is None else self.plan.times(t)
         return score_matching(d, lambda z, t: self.model.eps(z, t, labels), chi, t, noise, aux, self.plan.weight).mean()
 
 # %% ../nbs/12_train.ipynb #120030
