@@ -256,9 +256,10 @@ def gud_demo(
         where, folder, samples, rows = choose_device(device), Path(out), {}, {}
         train, test = load("digits", train=True), load("digits", train=False)
         save_figure(folder / "real.png", show_images(train.x[:64], cols=8, scale=.8, title="64 real digits"))
+        budget = dict(minutes=seconds / 120)
         for process in ("vp", "psld"):
-            budget = dict(minutes=seconds / 120) if process == "vp" else dict(steps=model.about["step"])      # the second gets the steps of the first
             model = _demo_model(process, train.x, budget, folder, where, seed)
+            budget = dict(steps=model.about["step"])                       # the second gets as many as the first made in half of the time
             samples[process], took = _demo_samples(model, process, len(test.x), folder, where, seed)
             rows[process] = dict(evaluations=evaluations(exponential_heun, 25), training_seconds=model.about["seconds"], sampling_seconds=round(took, 1), images=model.about["images"])
         save_figure(folder / "loss.png", plot_losses({p: folder / p / "loss.csv" for p in rows}))

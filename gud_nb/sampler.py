@@ -123,6 +123,7 @@ def _draws(step, z: Tensor, n: int, noise, generator):
         elif count == 0: yield None
         else: yield torch.randn((count,) * (count > 1) + tuple(z.shape), generator=generator, device=z.device, dtype=z.dtype)
 
+# %% ../nbs/08_sampler.ipynb #080016
 def sample(step,                     # step function (diffusion, score, z, t, s, noise) -> z
            diffusion: LinearDiffusion,
            score,                    # function (z, t) -> score
@@ -153,7 +154,7 @@ def evaluations(step, n: int, final: bool = True) -> int:
     "Number of score evaluations (NFE) of `n` steps."
     return n * getattr(step, "evaluations", 1) + final
 
-# %% ../nbs/08_sampler.ipynb #080020
+# %% ../nbs/08_sampler.ipynb #080021
 def propagate(step, diffusion: LinearDiffusion,
               score,            # an affine score of one component, e.g. GaussianScore
               times: Tensor,    # (n+1,)

@@ -85,6 +85,7 @@ def white(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None 
         unit = (w / size[..., None]).to(p)
         return perp + unit * known[..., None] + unit.abs() * scale[..., None] * self.run(seen, w, labels, mixed)
 
+# %% ../nbs/12_train.ipynb #120008
 @patch
 def forward(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None) -> Tensor:
     "The score $s(z, t)$, (batch, *comp, k)."
@@ -106,7 +107,7 @@ def gaussian_head(diffusion: LinearDiffusion,
     floor = 1e-6 * law.mean_variance                              # pixels that never change
     return Gaussian(law.mean, law.variances.clamp(min=floor), law.vectors, max(law.rest, floor))
 
-# %% ../nbs/12_train.ipynb #120013
+# %% ../nbs/12_train.ipynb #120014
 @patch
 @torch.no_grad()
 def sample(self: ScoreModel,
@@ -135,7 +136,7 @@ def sample(self: ScoreModel,
     self.train(training)
     return torch.cat(out)
 
-# %% ../nbs/12_train.ipynb #120016
+# %% ../nbs/12_train.ipynb #120017
 def _network(config: dict, allow: tuple) -> nn.Module:
     "A network from its class name and arguments, if the class is one of ours or allowed."
     module, _, name = config["class"].rpartition(".")
@@ -145,7 +146,7 @@ def _network(config: dict, allow: tuple) -> nn.Module:
             f"pass your own class in allow=({name},) if you trust it")
     return cls(**config["config"])
 
-# %% ../nbs/12_train.ipynb #120017
+# %% ../nbs/12_train.ipynb #120018
 def shipped() -> list[str]:
     "Names of the models that come with this package."
     root = resources.files("gud_nb") / "weights"
@@ -164,7 +165,7 @@ def _folder(name: str | Path) -> Path:
     except Exception as e: raise ValueError(f"the hub gave no model {str(name)!r} ({type(e).__name__}): check the name and the connection, "
                                             f"or take one of {', '.join(shipped()) or '(none shipped)'}") from e
 
-# %% ../nbs/12_train.ipynb #120018
+# %% ../nbs/12_train.ipynb #120019
 @patch
 def save_pretrained(self: ScoreModel,
                     folder: Path | str,
@@ -183,7 +184,7 @@ def save_pretrained(self: ScoreModel,
     write_atomic(Path(folder) / "model.safetensors", lambda p: save_file(tensors, p))
     return write_atomic(Path(folder) / "config.json", lambda p: p.write_text(json.dumps(config, indent=1))).parent
 
-# %% ../nbs/12_train.ipynb #120019
+# %% ../nbs/12_train.ipynb #120020
 def from_pretrained(name: str | Path,    # folder, shipped name, or user/model on the hub
                     allow: tuple = (),   # your own classes that may occur
                     device=None) -> ScoreModel:
@@ -204,7 +205,7 @@ def from_pretrained(name: str | Path,    # folder, shipped name, or user/model o
 
 ScoreModel.from_pretrained = staticmethod(from_pretrained)
 
-# %% ../nbs/12_train.ipynb #120023
+# %% ../nbs/12_train.ipynb #120024
 @dataclass
 class Training:
     "How to train; every field has a sensible default."
@@ -239,6 +240,7 @@ class Training:
         "Decay of the moving average, raised slowly from the start."
         return min(self.ema, (1 + step) / (10 + step))
 
+# %% ../nbs/12_train.ipynb #120025
 @lru_cache(maxsize=2)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
     "The order of the data in an epoch."
@@ -250,7 +252,7 @@ def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
     epoch, i = divmod(step, n // batch)
     return _order(n, seed, epoch)[i * batch:(i + 1) * batch]
 
-# %% ../nbs/12_train.ipynb #120027
+# %% ../nbs/12_train.ipynb #120029
 def save_checkpoint(path: Path, step: int, seconds: float, network: nn.Module, average: dict, optimizer) -> Path:
     "Write the state of a training run, atomically."
     from safetensors.torch import save_file
@@ -259,7 +261,7 @@ def save_checkpoint(path: Path, step: int, seconds: float, network: nn.Module, a
     state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     return write_atomic(path, lambda p: save_file(state, p, metadata=dict(step=str(step), seconds=repr(seconds))))
 
-# %% ../nbs/12_train.ipynb #120028
+# %% ../nbs/12_train.ipynb #120030
 def load_checkpoint(path: Path, network: nn.Module, average: dict, optimizer) -> tuple[int, float]:
     "Put a run back where it was; returns its step and seconds."
     from safetensors import safe_open
@@ -276,7 +278,7 @@ def load_checkpoint(path: Path, network: nn.Module, average: dict, optimizer) ->
     optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(meta["step"]), float(meta["seconds"])
 
-# %% ../nbs/12_train.ipynb #120029
+# %% ../nbs/12_train.ipynb #120031
 class Loss(nn.Module):
     "One training loss as a module, so that distributed training sees the forward pass."
     def __init__(self, model: ScoreModel, plan: Training):
@@ -291,7 +293,7 @@ class Loss(nn.Module):
         t = t if self.plan.times is None else self.plan.times(t)
         return score_matching(d, lambda z, t: self.model.eps(z, t, labels), chi, t, noise, aux, self.plan.weight).mean()
 
-# %% ../nbs/12_train.ipynb #120030
+# %% ../nbs/12_train.ipynb #120032
 def _step(loss: Loss, x: Tensor, labels, average: dict, optimizer, accelerator, step: int, seconds: float) -> dict:
     "One step of training: loss, gradient, Adam, average."
     plan, model = accelerator.unwrap_model(loss).plan, accelerator.unwrap_model(loss).model
@@ -310,7 +312,7 @@ def _step(loss: Loss, x: Tensor, labels, average: dict, optimizer, accelerator, 
         for k, v in model.network.state_dict().items(): average[k].lerp_(v, 1 - decay) if v.is_floating_point() else average[k].copy_(v)
     return dict(loss=value.detach(), gradient=norm.detach() if isinstance(norm, Tensor) else norm)
 
-# %% ../nbs/12_train.ipynb #120031
+# %% ../nbs/12_train.ipynb #120033
 def fit(model: ScoreModel,
         x: Tensor,                        # (n, *data) training data
         plan: Training,                   # budget and settings, e.g. Training(minutes=2)
@@ -341,7 +343,7 @@ def fit(model: ScoreModel,
     if trackers: accelerator.end_training()
     return log
 
-# %% ../nbs/12_train.ipynb #120032
+# %% ../nbs/12_train.ipynb #120034
 def _write_log(path: Path, rows: list[dict], start: bool):
     "Append rows to a CSV file, with a header at the start."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -350,7 +352,7 @@ def _write_log(path: Path, rows: list[dict], start: bool):
         if start: w.writeheader()
         w.writerows(rows)
 
-# %% ../nbs/12_train.ipynb #120033
+# %% ../nbs/12_train.ipynb #120035
 def _run(loss, x, labels, average, optimizer, accelerator, path, step, before, every, keep, progress) -> list[dict]:
     "The loop of `fit`: step until the budget is used, log, keep checkpoints."
     from tqdm.auto import tqdm

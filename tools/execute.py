@@ -27,7 +27,7 @@ def execute(path: Path, slow: bool = False):
             if cell.cell_type != "code": continue
             kept = KEEP.search(cell.source)
             if kept and not (slow and kept[1] == "slow"): continue
-            cell.outputs = shell.run(cell.source)
+            cell.outputs = shell.run(re.sub(r";\s*$", "\nNone", cell.source))     # a closing ; would silence what was printed, too
             if shell.exc: sys.exit(f"{path}: stopped in the cell\n\n{cell.source}\n\n{''.join(traceback.format_exception(shell.exc))}")
     finally: os.chdir(here)
     write_nb(nb, path)
