@@ -4,7 +4,7 @@
 
 Writes the options that each command takes to options.txt. The first thing that fails ends the check.
 """
-import importlib, pkgutil, re, shutil, subprocess, sys
+import importlib, pkgutil, re, shutil, subprocess, sys, tempfile
 from importlib.metadata import entry_points, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +55,10 @@ for recipe in (vp(), psld()):
     torch.testing.assert_close(covariance(recipe, B)[-1], recipe.S)
 """
 run([sys.executable, "-c", smoke])
-weights = sorted(p.name for p in (Path(gud_nb.__file__).parent / "weights").glob("*/")) if "gud_sample" in commands else []
-for name in weights: run(["gud_sample", "--model", name, "--n", "2"])
+from gud_nb.train import shipped
+
+weights = shipped()
+assert weights, "no model came with the package"
+with tempfile.TemporaryDirectory() as scratch:
+    for name in weights: run(["gud_sample", "--model", name, "--n", "2", "--steps", "5", "--out", f"{scratch}/{name}.png"])
 print(f"fastcore {fastcore.__version__}: {len(names)} modules; {', '.join(commands)}; models: {', '.join(weights) or 'none'}")
