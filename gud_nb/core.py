@@ -54,7 +54,8 @@ class Const:
     def like(self, x: Tensor) -> Tensor:
         "The constant in the dtype and on the device of `x`."
         key = (x.dtype, x.device)
-        if key not in self._copies: self._copies[key] = self.value.to(x)
+        if key not in self._copies:                            # a copy made in inference mode could not be used in training later
+            with torch.inference_mode(False): self._copies[key] = self.value.to(x.device, x.dtype)
         return self._copies[key]
 
 # %% ../nbs/00_core.ipynb #000021
