@@ -17,7 +17,7 @@ from torch import Tensor
 from .core import act, as_time, require
 from .recipe import Recipe
 from .schedule import Schedule
-from .transition import phi, scale_tril, tril_inverse
+from .transition import covariance, phi, scale_tril, tril_inverse
 
 # %% ../nbs/05_diffusion.ipynb #050005
 def hsm(recipe: Recipe,      # k phases
@@ -62,6 +62,8 @@ class LinearDiffusion:
         object.__setattr__(self, "_recent", deque(maxlen=4))
         r, s = self.recipe.shape, tuple(self.schedule.shape)
         require(not r or not s or len(r) == len(s), f"the recipe has component axes {tuple(r)}, the clock {s}: give both the same number of axes")
+        seen = tuple(self.schedule.B(torch.tensor(.5, dtype=torch.float64)).shape)
+        require(seen == s, f"the clock says that it has component axes {s}, but B of one time has shape {seen}: set its `shape`")
 
     k = property(lambda self: self.recipe.k, doc="number of phases")
     is_scalar = property(lambda self: not self.recipe.shape and not self.schedule.shape, doc="one clock and one recipe for all components")
@@ -80,6 +82,8 @@ def _line_up(self: LinearDiffusion, v: Tensor, t: Tensor, z: Tensor) -> Tensor:
     "`v` of shape (*t.shape, *schedule.shape) with one axis for each of (batch, *comp) of `z`."
     own, comp = tuple(self.schedule.shape), tuple(z.shape[1:-1])
     require(t.ndim == 0 or len(t) in (1, len(z)), f"got {t.numel()} times for a batch of {len(z)}, want one for all or one each")
+    require(v.shape == (*t.shape, *own), f"the clock gave shape {tuple(v.shape)} for times {tuple(t.shape)}, want time first: "
+            f"{(*t.shape, *own)}; use `self.spread(t)` in its B")
     require(not own or (len(own) == len(comp) and all(a in (1, b) for a, b in zip(own, comp))),
             f"the clock has component axes {own}, the state has {comp}: want one clock () or one per component")
     return v.reshape(t.numel(), *(own or (1,) * len(comp)))
@@ -147,16 +151,47 @@ def draw_aux(self: LinearDiffusion, noise: Tensor) -> Tensor | None:
     values, vectors = torch.linalg.eigh(self.aux0[..., 1:, 1:].to(noise.device))
     return act(vectors @ torch.diag_embed(values.clamp(min=0).sqrt()), noise)
 
+# %% ../nbs/05_diffusion.ipynb #050018
+@patch
+def _start_of(self: LinearDiffusion, variance: float | Tensor | None, z: Tensor) -> Tensor | None:
+    "The covariance of the whole start, for data of a variance, which is (0, 0) of it."
+    if variance is None: return self.start
+    variance = torch.as_tensor(variance, dtype=torch.float64, device=z.device)
+    require(variance.shape in ((), z.shape[1:-1]),
+            f"got variances of shape {tuple(variance.shape)}, want one for all or one each, {tuple(z.shape[1:-1])}")
+    data = torch.zeros(*variance.shape, self.k, self.k, dtype=torch.float64, device=z.device)
+    data[..., 0, 0] = variance
+    return data if self.start is None else data + self.start.to(data)
+
 @patch
 def prior(self: LinearDiffusion,
           shape: tuple,   # (batch, *comp)
           noise: Tensor,  # (batch, *comp, k) standard normal
+          variance: float | Tensor | None = None,  # () or (*comp) of the data; None: data at 0
           ) -> Tensor:    # (batch, *comp, k)
-    "Draw from the law of $z_1$ for data at 0."
+    "Draw from the law of $z_1$ for data at 0, or for Gaussian data of a variance."
     require(tuple(noise.shape) == (*shape, self.k), f"got noise of shape {tuple(noise.shape)}, want {(*shape, self.k)}")
-    return act(scale_tril(self.recipe, self.clock(1., noise), self.start), noise)
+    B = self.clock(1., noise)
+    if variance is not None: B = B.expand(1, *noise.shape[1:-1])
+    return act(scale_tril(self.recipe, B, self._start_of(variance, noise)), noise)
 
-# %% ../nbs/05_diffusion.ipynb #050024
+# %% ../nbs/05_diffusion.ipynb #050025
+@patch
+def prior_mismatch(self: LinearDiffusion,
+                   variance: float | Tensor,           # () or (*comp) of the centred data, ≥ 0
+                   against: Tensor | None = None,      # (..., k, k) of another prior to compare with, e.g. the recipe's S; None: `prior`
+                   ) -> Tensor:                        # (*comp) nats
+    "Divergence KL of the true law of $z_1$, for Gaussian data, from the prior that samplers start from."
+    variance = torch.as_tensor(variance, dtype=torch.float64)
+    z = variance.new_zeros(1, *(variance.shape or self.schedule.shape or (1,)), self.k)
+    if against is None:
+        x = variance * self.frame(1., z).w.square().sum(-1)[0]
+        return (x - torch.log1p(x)) / 2
+    C = covariance(self.recipe, self.clock(1., z), self._start_of(variance, z))[0]
+    M = torch.linalg.solve(against.to(C).expand_as(C), C)
+    return (M.diagonal(dim1=-2, dim2=-1).sum(-1) - self.k - torch.linalg.slogdet(M)[1]) / 2
+
+# %% ../nbs/05_diffusion.ipynb #050030
 @patch
 def F(self: LinearDiffusion, t) -> Tensor:
     "Drift matrix $½βA$, of shape (*t.shape, *schedule.shape, k, k)."
@@ -181,7 +216,7 @@ def flow(self: LinearDiffusion, z: Tensor, score: Tensor, t) -> Tensor:
     beta, r = self.beta(t, z)[..., None, None] / 2, self.on(z)
     return act(beta * r.A, z) - act(beta * r.D, score)
 
-# %% ../nbs/05_diffusion.ipynb #050028
+# %% ../nbs/05_diffusion.ipynb #050034
 @patch
 def whitened(self: LinearDiffusion, t, z: Tensor) -> tuple[Tensor, Tensor]:
     "$T$ (…, k, k), the factor of all noise in the state at t, and $w = T^{-1}φ$ (…, k), the whitened signal; both float64."

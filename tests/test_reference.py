@@ -11,7 +11,7 @@ from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.loss import likelihood_weight
 from gud_nb.recipe import psld, vp
 from gud_nb.sampler import euler_maruyama, quadratic, sample, sscs, uniform
-from gud_nb.schedule import Cosine, LinearBeta, LinearGamma
+from gud_nb.schedule import Cosine, LinearBeta, LinearGamma, sequential, soft_conditioning
 from gud_nb.score import GaussianScore, eps_to_score, score_to_eps
 from gud_nb.transition import covariance, phi, scale_tril, tril_inverse
 
@@ -159,3 +159,32 @@ def test_clocks(name, schedule):
     kink = torch.zeros_like(fine)
     for b in schedule.breakpoints: kink |= (t - b).abs() < 1e-9            # there the reference halves β
     assert_close(schedule.beta(t)[fine & ~kink], want["beta"][fine & ~kink], rtol=1e-8, atol=1e-8)
+
+
+def soft(softness, clip=False):
+    "The reference counts in 1/a."
+    return soft_conditioning(gud["variances"], 1 / softness, whitened=True, clip=clip)
+
+
+columns = sequential(-torch.arange(4.).repeat(4), .5, -13., 5.)          # the reference computes these in float32
+
+
+@pytest.mark.parametrize("name, schedule, tol", [("soft_0.5", soft(.5), 1e-9), ("soft_1.0", soft(1.), 1e-9),
+                                                 ("soft_0.5_clip", soft(.5, clip=True), 1e-9), ("column_4x4_2.0", columns, 3e-6)])
+def test_component_clocks(name, schedule, tol):
+    t, gamma, beta = gud["t"], gud[f"{name}/gamma"], gud[f"{name}/beta"]
+    assert schedule.shape == (16,) and schedule.gamma(t).shape == gamma.shape
+    assert_close(schedule.gamma(t), gamma, rtol=0, atol=tol)
+    kink = torch.zeros_like(gamma).bool()                                  # a component at one of its bounds: there the reference halves β
+    for bound in schedule.clip or ():
+        kink |= ((gamma - torch.as_tensor(bound)).abs() < 1e-5) & (schedule.beta(t) > 0)
+    assert kink.float().mean() < .1
+    assert_close(schedule.beta(t)[~kink], beta[~kink], rtol=tol, atol=tol)
+
+
+def test_unwhitened_soft_conditioning_is_the_whitened_reference_shifted():
+    "The same SNRs in either scale; a = 1 is one clock for all."
+    v, t = gud["variances"], gud["t"]
+    assert_close(soft_conditioning(v, 2.).gamma(t) - v.log(), gud["soft_0.5/gamma"], rtol=0, atol=1e-9)
+    standard = soft_conditioning(v, 1.).gamma(t)
+    assert_close(standard, standard[:, :1].expand(-1, 16), rtol=0, atol=1e-12)
