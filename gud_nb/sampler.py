@@ -17,23 +17,28 @@ from .score import score_to_data
 from .transition import covariance, phi, scale_tril
 
 # %% ../nbs/08_sampler.ipynb #080005
+def _inside(t, s, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    "The length of a step from t to s, and its ends as seen from inside it."
+    t, s = as_time(t, z.device), as_time(s, z.device)
+    return t - s, t - 1e-7 * (t - s), s + 1e-7 * (t - s)
+
 def euler_maruyama(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor) -> Tensor:
     "Euler-Maruyama on the reverse SDE: one evaluation, weak order 1."
-    h = as_time(t, z.device) - as_time(s, z.device)
-    spread = (h * diffusion.beta(t, z)).sqrt()[..., None, None] * diffusion.on(z).G
-    return z - h.to(z) * diffusion.reverse_drift(z, score(z, t), t) + act(spread, noise)
+    h, first, _ = _inside(t, s, z)
+    spread = (h * diffusion.beta(first, z)).sqrt()[..., None, None] * diffusion.on(z).G
+    return z - h.to(z) * diffusion.reverse_drift(z, score(z, t), first) + act(spread, noise)
 
 def flow_euler(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
     "Euler's method on the probability flow: one evaluation, order 1."
-    h = (as_time(t, z.device) - as_time(s, z.device)).to(z)
-    return z - h * diffusion.flow(z, score(z, t), t)
+    h, first, _ = _inside(t, s, z)
+    return z - h.to(z) * diffusion.flow(z, score(z, t), first)
 
 def heun(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
     "Heun's method on the probability flow: two evaluations, order 2."
-    h = (as_time(t, z.device) - as_time(s, z.device)).to(z)
-    v = diffusion.flow(z, score(z, t), t)
-    guess = z - h * v
-    return z - h / 2 * (v + diffusion.flow(guess, score(guess, s), s))
+    h, first, last = _inside(t, s, z)
+    v = diffusion.flow(z, score(z, t), first)
+    guess = z - h.to(z) * v
+    return z - h.to(z) / 2 * (v + diffusion.flow(guess, score(guess, s), last))
 
 flow_euler.noises = heun.noises = 0       # how many draws of noise a step takes; 1 where nothing is said
 heun.evaluations = 2                      # how many evaluations of the score; 1 where nothing is said
@@ -69,7 +74,8 @@ def exponential_heun(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: 
     guess = act(U, y + (v - w).to(z) * chi[..., None])
     change = score_to_data(diffusion, guess, score(guess, s), s) - chi
     h = (v.norm(dim=-1) / w.norm(dim=-1)).log()[..., None]
-    b = (v - w) * (-1 / torch.expm1(-h) - 1 / h)
+    large = torch.where(h.abs() > 1e-3, h, 1.)
+    b = (v - w) * torch.where(h.abs() > 1e-3, -1 / torch.expm1(-large) - 1 / large, .5 + h / 12)
     return act(U, y + (v - w).to(z) * chi[..., None] + b.to(z) * change[..., None])
 
 ddim.noises = exponential_heun.noises = 0
@@ -94,23 +100,34 @@ def quadratic(n: int,             # number of steps
     _range(n, eps)
     return eps + (1 - eps) * (1 - torch.arange(n + 1, dtype=torch.float64) / n) ** 2
 
-def log_snr(schedule: Schedule,  # of one clock for all
+# %% ../nbs/08_sampler.ipynb #080013
+def _level(schedule: Schedule, t: Tensor) -> Tensor:
+    "γ at times (n,), averaged over the components."
+    return schedule.gamma(t).reshape(len(t), -1).mean(1)
+
+def log_snr(schedule: Schedule,  # one clock for all, or one per component
             n: int,              # number of steps
             eps: float = 1e-3,   # last time
             ) -> Tensor:         # (n+1,) from 1 down to eps, float64
-    "Equal steps in the clock's γ."
+    "Equal steps in the log-SNR that all clocks lose together; their kinks are on the grid where n allows."
     _range(n, eps)
-    require(not schedule.shape, f"want one clock for all components: got a clock with axes {tuple(schedule.shape)}")
-    ends = schedule.gamma(torch.tensor([eps, 1.], dtype=torch.float64))
-    goal = torch.linspace(ends[1].item(), ends[0].item(), n + 1, dtype=torch.float64)
-    low, high = torch.full_like(goal, eps), torch.ones_like(goal)
+    kinks = [b for b in schedule.breakpoints if eps * (1 + 1e-9) < b < 1]
+    knots = torch.tensor([1., *(kinks[::-1] if len(kinks) < n else []), eps], dtype=torch.float64)
+    level = _level(schedule, knots)
+    require(bool(level.isfinite().all()), f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier")
+    drop, share = -level.diff(), torch.ones(len(knots) - 1, dtype=torch.float64)
+    require(bool(drop.sum() > 0), "no clock moves: nothing to follow")
+    for _ in range(n - len(share)): share[(drop / share).argmax()] += 1
+    part = torch.repeat_interleave(torch.arange(len(share)), share.long())       # the stretch of each step, and its number in there
+    number = torch.arange(n) - (share.cumsum(0) - share).long()[part]
+    goal, low, high = level[part] - drop[part] * number / share[part], knots[part + 1], knots[part]
     for _ in range(60):
         middle = (low + high) / 2
-        below = schedule.gamma(middle) < goal
+        below = _level(schedule, middle) < goal
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.cat([torch.ones(1), high[1:-1], torch.tensor([eps])]).double()
+    return torch.cat([torch.where(number == 0, knots[part], high), knots[-1:]])
 
-# %% ../nbs/08_sampler.ipynb #080015
+# %% ../nbs/08_sampler.ipynb #080016
 def denoise(diffusion: LinearDiffusion, score, z: Tensor, t) -> Tensor:
     "The last step: reverse drift from t to 0 without noise."
     return z - as_time(t, z.device).to(z) * diffusion.reverse_drift(z, score(z, t), t)
@@ -123,7 +140,7 @@ def _draws(step, z: Tensor, n: int, noise, generator):
         elif count == 0: yield None
         else: yield torch.randn((count,) * (count > 1) + tuple(z.shape), generator=generator, device=z.device, dtype=z.dtype)
 
-# %% ../nbs/08_sampler.ipynb #080016
+# %% ../nbs/08_sampler.ipynb #080017
 def sample(step,                     # step function (diffusion, score, z, t, s, noise) -> z
            diffusion: LinearDiffusion,
            score,                    # function (z, t) -> score
@@ -154,23 +171,24 @@ def evaluations(step, n: int, final: bool = True) -> int:
     "Number of score evaluations (NFE) of `n` steps."
     return n * getattr(step, "evaluations", 1) + final
 
-# %% ../nbs/08_sampler.ipynb #080021
+# %% ../nbs/08_sampler.ipynb #080022
 def propagate(step, diffusion: LinearDiffusion,
-              score,            # an affine score of one component, e.g. GaussianScore
+              score,            # an affine score of independent components, e.g. GaussianScore
               times: Tensor,    # (n+1,)
-              C: Tensor | None = None, # (k, k) covariance at times[0]; None: that of the prior
-              ) -> Tensor:      # (k, k) covariance at times[-1]
-    "The exact covariance that a sampler produces on Gaussian data, for one component."
-    k, count = diffusion.k, getattr(step, "noises", 1)
+              C: Tensor | None = None, # (k, k) covariance at times[0], or (*comp, k, k); None: that of the prior
+              ) -> Tensor:      # (k, k) covariance at times[-1]; (*comp, k, k) where each component has its clock
+    "The exact covariance that a sampler produces on Gaussian data, for one component or for each."
+    k, count, own = diffusion.k, getattr(step, "noises", 1), tuple(diffusion.schedule.shape)
     if C is None: C = covariance(diffusion.recipe, diffusion.schedule.B(times[0]), diffusion.start)
-    eye, rows = torch.eye(k, dtype=torch.float64), 1 + k + count * k           # one row: nothing, a unit state, or a unit draw
-    z, xi = torch.zeros(rows, 1, k, dtype=torch.float64), torch.zeros(count, rows, 1, k, dtype=torch.float64)
-    z[1:1 + k, 0] = eye
-    for j in range(count): xi[j, 1 + (j + 1) * k:1 + (j + 2) * k, 0] = eye
+    eye = torch.eye(k, dtype=torch.float64).reshape(k, *(1,) * len(own or (1,)), k)
+    rows = 1 + k + count * k                                       # one row: nothing, a unit state, or a unit draw
+    z, xi = (torch.zeros(*n, rows, *(own or (1,)), k, dtype=torch.float64) for n in ((), (count,)))
+    z[1:1 + k] = eye
+    for j in range(count): xi[j, 1 + (j + 1) * k:1 + (j + 2) * k] = eye
     noise = None if count == 0 else xi[0] if count == 1 else xi
     ticks = list(times)
     for t, s in zip(ticks[:-1], ticks[1:]):
-        out = step(diffusion, score, z, t, s, noise)[:, 0]
-        M, N = (out[1:1 + k] - out[0]).T, (out[1 + k:] - out[0]).T
-        C = M @ C @ M.T + N @ N.T
-    return C
+        out = step(diffusion, score, z, t, s, noise)
+        M, N = ((out[i:j] - out[0]).movedim(0, -1) for i, j in ((1, 1 + k), (1 + k, rows)))
+        C = M @ C @ M.mT + N @ N.mT
+    return C if own else C.reshape(k, k)
