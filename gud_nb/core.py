@@ -28,7 +28,9 @@ def act(M: Tensor,    # (..., r, k) matrices; leading axes broadcast against tho
         ) -> Tensor:  # (..., r), in the dtype of `z`
     "Apply matrices to the phase axis of a state."
     M = M.to(z)
-    return sum(M[..., j] * z[..., j, None] for j in range(z.shape[-1]))
+    out = M[..., 0] * z[..., :1]
+    for j in range(1, z.shape[-1]): out = out + M[..., j] * z[..., j, None]
+    return out
 
 # %% ../nbs/00_core.ipynb #000012
 def after_batch(v: Tensor,   # () or (batch, *rest)

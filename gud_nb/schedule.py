@@ -63,6 +63,8 @@ class LinearBeta(Schedule):
         t = as_time(t)
         return t * self.beta_min + t ** 2 * (self.beta_max - self.beta_min) / 2
 
+    def beta(self, t): return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
+
 # %% ../nbs/03_schedule.ipynb #030013
 @dataclass(frozen=True)
 class Cosine(Schedule):
