@@ -6,8 +6,8 @@
 __all__ = ['hsm', 'Perturbed', 'lift', 'LinearDiffusion', 'Frame']
 
 # %% ../nbs/05_diffusion.ipynb #050002
-from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from .core import act, as_time, require
 from .recipe import Recipe
 from .schedule import Schedule
-from .transition import covariance, phi, scale_tril, tril_inverse
+from .transition import covariance, scale_tril, transition, tril_inverse
 
 # %% ../nbs/05_diffusion.ipynb #050005
 def hsm(recipe: Recipe,      # k phases
@@ -59,7 +59,7 @@ class LinearDiffusion:
         for name in ("Sigma0", "aux0"):
             C, k = getattr(self, name), self.recipe.k
             require(C is None or tuple(C.shape[-2:]) == (k, k), f"{name} must be (..., {k}, {k}) for this recipe: got {None if C is None else tuple(C.shape)}")
-        object.__setattr__(self, "_recent", deque(maxlen=4))
+        object.__setattr__(self, "_recent", {})
         r, s = self.recipe.shape, tuple(self.schedule.shape)
         require(not r or not s or len(r) == len(s), f"the recipe has component axes {tuple(r)}, the clock {s}: give both the same number of axes")
         seen = tuple(self.schedule.B(torch.tensor(.5, dtype=torch.float64)).shape)
@@ -70,7 +70,7 @@ class LinearDiffusion:
 
     def on(self, z: Tensor) -> Recipe: return self.recipe.on(z.device)
 
-    @property
+    @cached_property
     def start(self) -> Tensor | None:
         "The whole covariance of an auxiliary start, integrated out and drawn: that of the marginal law."
         parts = [C for C in (self.Sigma0, self.aux0) if C is not None]
@@ -113,15 +113,23 @@ def frame(self: LinearDiffusion,
           t: float | Tensor,  # () or (batch,), in (0, 1]
           z: Tensor,          # (batch, *comp, k), for its shape and device
           ) -> Frame:
-    "Propagator, noise and whitened signal at time t; the last four are remembered."
+    "Propagator, noise and whitened signal at time t; the last ones are remembered."
     key = (t if isinstance(t, float) else id(t), getattr(t, "_version", 0), z.shape[:-1], z.device)
-    for known, _, value in self._recent:
-        if known == key: return value
+    if key in self._recent: return self._recent[key][0]
     B = self.clock(t, z)
-    Phi, T = phi(self.recipe, B), scale_tril(self.recipe, B, self.start)
+    Phi, _, T = transition(self.recipe, B, self.start)
     inverse = tril_inverse(T)
-    self._recent.append((key, t, Frame(Phi, T, inverse, act(inverse, Phi[..., 0]))))    # holding t keeps its id from being used again
-    return self._recent[-1][2]
+    while len(self._recent) >= (5000 if self.is_scalar else 4): self._recent.pop(next(iter(self._recent)))
+    self._recent[key] = Frame(Phi, T, inverse, act(inverse, Phi[..., 0])), t                    # holding t keeps its id from being used again
+    return self._recent[key][0]
+
+@patch
+def once(self: LinearDiffusion, make, z: Tensor, *times):
+    "`make()`, remembered for these times, the function's name and the shape of `z`, where times are plain numbers and one clock serves all."
+    if not self.is_scalar or not all(isinstance(t, float) for t in times): return make()
+    key = (make.__qualname__, times, z.ndim, z.device)
+    if key not in self._recent: self._recent[key] = make(), None
+    return self._recent[key][0]
 
 @patch
 def kernel(self: LinearDiffusion, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

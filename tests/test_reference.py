@@ -64,7 +64,7 @@ z1 = states(samplers["c0_xT"])
 
 def reference_score(z, t):
     "Score of the Gaussian data of the reference, with the 1e-9 that its authors add to both variances of every covariance."
-    B = d.schedule.B(torch.as_tensor(t).double())
+    B = d.schedule.B(torch.as_tensor(t, dtype=torch.float64))
     F, mean = phi(d.recipe, B), samplers["MU"][..., None] * phi(d.recipe, B)[..., 0]
     C = covariance(d.recipe, B, hsm(d.recipe)) + samplers["S0"] ** 2 * F[..., :, :1] @ F[..., :, :1].mT
     C = C + samplers["numerical_eps"] * torch.eye(2).double()

@@ -56,7 +56,9 @@ class Notebook:
     cells: list[Cell]
 
     @property
-    def number(self) -> float: return float(m[1]) if (m := re.match(r"(\d+)_", self.path.name)) else float("inf")
+    def number(self) -> float:
+        m = re.match(r"(\d+)([a-z]?)_", self.path.name)                # 08b stands between 08 and 09
+        return int(m[1]) + (ord(m[2]) - 96 if m[2] else 0) / 100 if m else float("inf")
 
     @property
     def module(self) -> str | None: return next((c.flags["default_exp"] for c in self.cells if "default_exp" in c.flags), None)
