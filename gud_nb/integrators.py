@@ -64,14 +64,15 @@ class DPMSolver:
         return type(self)(self.order)
 
     def __call__(self, diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
-        here, there, known, now = diffusion.frame(t, z), diffusion.frame(s, z), self.past, score(z, t)
+        known, now = self.past, score(z, t)
         self.past = [(t, score_to_data(diffusion, z, now, t))] + known[:self.order - 1]
         if self.order == 3 and not known: return self._first(diffusion, score, z, t, s, now)
-        y = act(here.inverse, z)
         times = [u for u, _ in self.past] + [s]
-        def data_weights(): return _data_weights(diffusion, z, *times)
-        for c, (_, chi) in zip(diffusion.once(data_weights, z, *times), self.past): y = y + c.to(z) * chi[..., None]
-        return act(there.T, y)
+        def data_weights():
+            here, there = diffusion.frame(t, z), diffusion.frame(s, z)
+            return there.T @ here.inverse, *(act(there.T, c) for c in _data_weights(diffusion, z, *times))
+        A, *weights = diffusion.once(data_weights, z, *times)
+        return sum((c.to(z) * chi[..., None] for c, (_, chi) in zip(weights, self.past)), act(A, z))
 
     def _first(self, diffusion: LinearDiffusion, score, z: Tensor, t, s, now: Tensor) -> Tensor:
         "The first step of a method of order 3: one more evaluation, or its error would remain."

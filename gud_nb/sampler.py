@@ -66,22 +66,27 @@ def sscs(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor) -> T
 sscs.noises = 2
 
 # %% ../nbs/08_sampler.ipynb #080009
+def _exponential(diffusion: LinearDiffusion, z: Tensor, t, s) -> tuple[Tensor, Tensor, Tensor]:
+    "What a step makes of the state, of the data prediction, and of a change of the prediction by its end."
+    (_, _, inverse, w), (_, U, _, v) = diffusion.frame(t, z), diffusion.frame(s, z)
+    h = (v.norm(dim=-1) / w.norm(dim=-1)).log()[..., None]
+    large = torch.where(h.abs() > 1e-3, h, 1.)
+    share = torch.where(h.abs() > 1e-3, -1 / torch.expm1(-large) - 1 / large, .5 + h / 12)
+    return U @ inverse, act(U, v - w), act(U, (v - w) * share)
+
 def ddim(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
     "Exponential step with the data prediction held constant (DDIM, in phase space too): one evaluation, order 1."
-    here, there = diffusion.frame(t, z), diffusion.frame(s, z)
-    chi = score_to_data(diffusion, z, score(z, t), t)
-    return act(there.T, act(here.inverse, z) + (there.w - here.w).to(z) * chi[..., None])
+    def exponential(): return _exponential(diffusion, z, t, s)
+    A, c, _ = diffusion.once(exponential, z, t, s)
+    return act(A, z) + c.to(z) * score_to_data(diffusion, z, score(z, t), t)[..., None]
 
 def exponential_heun(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
     "Exponential step with the data prediction linear in log |w|: two evaluations, order 2."
-    (_, _, inverse, w), (_, U, _, v) = diffusion.frame(t, z), diffusion.frame(s, z)
-    y, chi = act(inverse, z), score_to_data(diffusion, z, score(z, t), t)
-    guess = act(U, y + (v - w).to(z) * chi[..., None])
-    change = score_to_data(diffusion, guess, score(guess, s), s) - chi
-    h = (v.norm(dim=-1) / w.norm(dim=-1)).log()[..., None]
-    large = torch.where(h.abs() > 1e-3, h, 1.)
-    b = (v - w) * torch.where(h.abs() > 1e-3, -1 / torch.expm1(-large) - 1 / large, .5 + h / 12)
-    return act(U, y + (v - w).to(z) * chi[..., None] + b.to(z) * change[..., None])
+    def exponential(): return _exponential(diffusion, z, t, s)
+    A, c, later = diffusion.once(exponential, z, t, s)
+    chi = score_to_data(diffusion, z, score(z, t), t)
+    guess = act(A, z) + c.to(z) * chi[..., None]
+    return guess + later.to(z) * (score_to_data(diffusion, guess, score(guess, s), s) - chi)[..., None]
 
 ddim.noises = exponential_heun.noises = 0
 exponential_heun.evaluations = 2
