@@ -194,6 +194,7 @@ def _sound(z: Tensor, ticks: list, broken: Tensor):
     require(i < 0, f"the state is no longer finite after step {i + 1} of {len(ticks) - 1}, at t = {ticks[i + 1]:.4g}: "
             "is the network's output finite there? More steps or a smaller guidance may help")
 
+# %% ../nbs/08_sampler.ipynb #080021
 def sample(step,                     # step function (diffusion, score, z, t, s, noise) -> z, or an object with begin()
            diffusion: LinearDiffusion,
            score,                    # function (z, t) -> score
@@ -228,7 +229,7 @@ def evaluations(step, n: int, final: bool = True) -> int:
     "Number of score evaluations (NFE) of `n` steps."
     return n * getattr(step, "evaluations", 1) + getattr(step, "extra", 0) + final
 
-# %% ../nbs/08_sampler.ipynb #080025
+# %% ../nbs/08_sampler.ipynb #080026
 def guided(score,              # (z, t) -> score, with the condition
            other,              # (z, t) -> score, without it
            weight: float = 1., # 0: without, 1: with, more: beyond
@@ -255,7 +256,7 @@ class Trajectory:
     def __call__(self, i: int, t: float, z: Tensor):
         if i % self.every == 0: self.times.append(t); self.states.append(z.detach().clone())
 
-# %% ../nbs/08_sampler.ipynb #080028
+# %% ../nbs/08_sampler.ipynb #080029
 def propagate(step,             # a fixed step, perhaps with a memory
               diffusion: LinearDiffusion,
               score,            # an affine score, e.g. GaussianScore
@@ -290,7 +291,7 @@ def _prior_covariance(diffusion: LinearDiffusion, z: Tensor, t: float, joint: bo
     C = covariance(diffusion.recipe, diffusion.clock(t, z), diffusion.start)[0].expand(*z.shape[1:], diffusion.k)
     return torch.block_diag(*C.reshape(-1, *C.shape[-2:])) if joint else C
 
-# %% ../nbs/08_sampler.ipynb #080030
+# %% ../nbs/08_sampler.ipynb #080031
 def marginal_covariance(diffusion: LinearDiffusion,
                         law: Gaussian,  # of the components
                         t: float,       # in (0, 1]
