@@ -191,7 +191,7 @@ def _products(self: GaussianScore, w: Tensor) -> Tensor:
 
 @patch
 def explained(self: GaussianScore, w: Tensor) -> Tensor:
-    "Share of the noise along $ŵ$ that the data explain, $λ|w|²/(1 + λ|w|²)$, (batch or 1, *comp or 1s): averaged where rotations mix components."
+    "Share of the noise along $ŵ$ that data explain, $λ|w|²/(1 + λ|w|²)$, (batch or 1, *comp or 1s): averaged where rotations mix them."
     x = self._products(w)
     share = x / (1 + x)
     if self._C is not None: return (self._joint(w)[1].square() @ share[..., None])[..., 0].reshape(-1, *self.law.mean.shape)
@@ -239,7 +239,8 @@ class MixtureScore:
                 f"got variances of shape {tuple(lam.shape)}, want a number, ({m},), {(1, *comp)} or {(m, *comp)}")
         require(bool((lam >= 0).all() and lam.isfinite().all()), f"variances must be ≥ 0: got {lam.min():.3g} to {lam.max():.3g}")
         pi = torch.ones(m, dtype=torch.float64) if weights is None else torch.as_tensor(weights).detach().double().cpu()
-        require(pi.shape == (m,) and bool((pi >= 0).all()) and 0 < pi.sum() < float("inf"), f"want {m} weights ≥ 0, not all 0: got {pi.tolist()[:6]}")
+        require(pi.shape == (m,) and bool((pi >= 0).all()) and 0 < pi.sum() < float("inf"),
+                f"want {m} weights ≥ 0, not all 0: got {pi.tolist()[:6]}")
         mu, pi = means.detach().double().cpu().flatten(1), pi / pi.sum()
         self.diffusion, self.shape, centre = diffusion, comp, pi @ mu
         self._centre, self._mu, self._pi = Const(centre), Const(mu - centre), Const(pi.log())
@@ -268,7 +269,8 @@ def _posterior(self: MixtureScore, p: Tensor, a: Tensor) -> tuple[Tensor, Tensor
 @patch
 def _answers(self: MixtureScore, z: Tensor, t: float | Tensor) -> tuple:
     "What is read from a state, and what it says: $y_⊥$, $p$, $T$, $w$, the log density of $p$, the data prediction; all float64."
-    require(tuple(z.shape[1:]) == (*self.shape, self.diffusion.k), f"got a state of shape {tuple(z.shape)}, want (batch, *{(*self.shape, self.diffusion.k)})")
+    want = (*self.shape, self.diffusion.k)
+    require(tuple(z.shape[1:]) == want, f"got a state of shape {tuple(z.shape)}, want (batch, *{want})")
     perp, p, T, w = _reading(self.diffusion, z.double(), t)
     a, centre = w.norm(dim=-1).expand(-1, *self.shape).flatten(1), self._centre.like(p)
     evidence, chi = self._posterior(p.flatten(1) - a * centre, a)

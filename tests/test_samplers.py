@@ -1,4 +1,4 @@
-"""The order of every sampler for every recipe, in pixels with one clock and in a Haar basis with a clock per component, without a sample."""
+"""The order of every sampler for every recipe, in pixels with one clock and in a Haar basis with a clock per level, without a sample."""
 import pytest
 import torch
 
