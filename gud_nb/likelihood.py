@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .core import act, require
 from .diffusion import LinearDiffusion
+from .integrators import dopri_step
 from .score import Gaussian, GaussianScore
 
 # %% ../nbs/09_likelihood.ipynb #090005
@@ -127,33 +128,23 @@ def _classical(f, Y: Tensor, a: float, b: float, n: int, report) -> Tensor:
     return Y
 
 # %% ../nbs/09_likelihood.ipynb #090016
-_STAGES = ((1 / 5, (1 / 5,)), (3 / 10, (3 / 40, 9 / 40)), (4 / 5, (44 / 45, -56 / 15, 32 / 9)),
-           (8 / 9, (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729)),
-           (1., (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656)),
-           (1., (35 / 384, 0., 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)))
-_DEFECT = (71 / 57600, 0., -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-
 def _adaptive(f, Y: Tensor, a: float, b: float, rtol: float, atol: float, report) -> Tensor:
     "From a to b by Dormand and Prince's pair of orders 5 and 4, each sample with its own steps."
     s, h = Y.new_full((len(Y),), a), Y.new_full((len(Y),), (b - a) / 20)
-    mix = lambda row, ks: sum(c * k for c, k in zip(row, ks) if c)
     k1 = f(Y, s)
     for number in count():
         if not bool((s < b).any()): return Y
         require(number < 500, f"500 steps have not brought it past t = {s.min().item() ** 2:.4g}: the score jumps there, "
                 "or its noise is above the tolerance: raise rtol and atol, or give a number of steps")
         h = torch.minimum(h, b - s)
-        ks = [k1]
-        for c, row in _STAGES:
-            new = Y + h[:, None] * mix(row, ks)
-            ks.append(f(new, s + c * h))
+        new, gap, last = dopri_step(f, Y, s, h, k1)
         size = torch.maximum(Y.abs(), new.abs()) * rtol
         size[:, :-1] += atol
         size[:, -1] += atol * (Y.shape[1] - 1)                       # the log density is a sum over all states
-        off = (h[:, None] * mix(_DEFECT, ks) / size).abs()
+        off = (gap / size).abs()
         off = torch.maximum(off[:, :-1].square().mean(1).sqrt(), off[:, -1])
         ok = off <= 1
-        Y, k1 = torch.where(ok[:, None], new, Y), torch.where(ok[:, None], ks[-1], k1)
+        Y, k1 = torch.where(ok[:, None], new, Y), torch.where(ok[:, None], last, k1)
         s, h = torch.where(ok, torch.where(h >= b - s, b, s + h), s), h * (.9 * off.clamp(min=1e-9) ** -.2).clamp(.2, 5.)
         report(s.min().item())
 

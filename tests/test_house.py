@@ -266,11 +266,16 @@ def test_undeclared_import(project):
 
 
 @pytest.mark.parametrize("code,word", [
-    ("import matplotlib.pyplot", "matplotlib"), ("import time\ntime.sleep(.4)", "on top of torch"),
+    ("import matplotlib.pyplot", "matplotlib"),
     ("import socket\nsocket.socket()", "opened a socket"), ("import socket\nsocket.getaddrinfo('localhost', 9)", "asked for an address")])
 def test_heavy_import(project, code, word):
     with open(project / "gud_nb/one.py", "a") as file: file.write(code + "\n")
     assert any(word in complaint for complaint in house.import_is_light(project))
+
+
+def test_slow_import(project):
+    with open(project / "gud_nb/one.py", "a") as file: file.write("import time\ntime.sleep(.4)\n")
+    assert not house.import_is_light(project) and any("on top of torch" in said for said in house.import_time(project))
 
 
 # The advice
