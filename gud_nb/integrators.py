@@ -230,6 +230,7 @@ def _push(diffusion: LinearDiffusion, z: Tensor, change: Tensor, B0: Tensor, t, 
     turned = torch.linalg.matrix_exp(change * (diffusion.clock(u, rows) - B0)[..., None, None])
     return -(turned @ diffusion.on(z).D @ diffusion.frame(u, rows).inverse.mT * (dB / 2)[..., None, None]).sum(0, keepdim=True)
 
+# %% ../nbs/08b_integrators.ipynb #080030
 class Conjugate:
     "Euler's step after the change of variables with $Λ$ (λ-DDIM; Pandey, Rudolph & Mandt 2024): one evaluation, order 1."
     noises = 0
@@ -266,7 +267,7 @@ def tune_lambda(diffusion: LinearDiffusion,
         if error < best[0]: best = error, lam
     return best[1]
 
-# %% ../nbs/08b_integrators.ipynb #080031
+# %% ../nbs/08b_integrators.ipynb #080032
 class ConjugateSplitting:
     "Velocity Verlet after the change of variables of the exponential step (Pandey, Rudolph & Mandt 2024): two evaluations, order 1."
     noises, evaluations = 0, 2
@@ -285,7 +286,7 @@ class ConjugateSplitting:
         push = lambda a, b, seen: _push(diffusion, z, -r.A / 2, Bt, a, b) @ diffusion.frame(seen, z).T.mT
         return push(t, middle, t), push(t, s, t), push(middle, s, s), torch.linalg.matrix_exp(r.A / 2 * (diffusion.clock(s, z) - Bt)[..., None, None])
 
-# %% ../nbs/08b_integrators.ipynb #080035
+# %% ../nbs/08b_integrators.ipynb #080036
 _rows = [[], [1 / 5], [3 / 40, 9 / 40], [44 / 45, -56 / 15, 32 / 9], [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729],
          [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656], [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]]
 _nodes = [0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1]
@@ -304,7 +305,7 @@ def dopri_step(f,              # velocity: (y (batch, ...), s (batch,)) -> (batc
         slopes.append(f(new, s + c * h))
     return new, wide * sum(e * k for e, k in zip(_error, slopes) if e), slopes[-1]
 
-# %% ../nbs/08b_integrators.ipynb #080036
+# %% ../nbs/08b_integrators.ipynb #080037
 def dormand_prince(diffusion: LinearDiffusion, score,
                    z: Tensor,             # (batch, *comp, k) state at `start`
                    eps: float = 1e-3,     # last time
@@ -331,7 +332,7 @@ def dormand_prince(diffusion: LinearDiffusion, score,
         t = torch.where(t - eps < 1e-12, eps, t)
         h[live] = step * (.9 * size.clamp(min=1e-10) ** -.2).clamp(.2, 5)
 
-# %% ../nbs/08b_integrators.ipynb #080039
+# %% ../nbs/08b_integrators.ipynb #080040
 def gaussian_distance(step,                        # a fixed step, perhaps with a memory
                       diffusion: LinearDiffusion,
                       law: Gaussian,               # of independent components

@@ -15,7 +15,8 @@ nominal = {"euler_maruyama": (euler_maruyama, 1), "sscs": (sscs, 1), "flow_euler
            "exponential_heun": (exponential_heun, 2), "DPMSolver(1)": (DPMSolver(1), 1), "DPMSolver(2)": (DPMSolver(2), 2),
            "DPMSolver(3)": (DPMSolver(3), 3), "DEIS(1)": (DEIS(1), 1), "DEIS(2)": (DEIS(2), 2), "DEIS(3)": (DEIS(3), 3),
            "ancestral": (ancestral, 1), "Euler-Maruyama, corrected": (predictor_corrector(euler_maruyama), 1),
-           "DDIM, corrected": (predictor_corrector(ddim), 1), "Conjugate(0)": (Conjugate(0.), 1), "Conjugate(.1)": (Conjugate(.1), 1), "conjugate splitting": (ConjugateSplitting(), 1),
+           "DDIM, corrected": (predictor_corrector(ddim), 1), "Conjugate(0)": (Conjugate(0.), 1), "Conjugate(.1)": (Conjugate(.1), 1),
+           "conjugate splitting": (ConjugateSplitting(), 1),
            "λ-DDIM-II": (Conjugate(.1 * torch.ones(1, 1)), 1)}
 nominal |= {f"{w}{', naive' * (not r)}": (Splitting(w, reduced=r), 1) for w in ("BA", "BAB", "OBA", "BAO", "OBAB") for r in (True, False)}
 
