@@ -1,9 +1,10 @@
-"""What a sampler costs beside its network: milliseconds per step with a network that costs nothing, and as a share of the small U-Net's time.
+"""What a sampler costs beside its network: milliseconds per step with a network that costs nothing, and as a share of a U-Net's time.
 
     python benchmarks/sampling.py --threads 2
 
-States are (64, 3, 32, 32, k) in float32, one clock for all, times on the quadratic grid. Noise is drawn beforehand; what drawing it costs is a line of its own.
-The grid is used twice and the second run is timed, since coefficients are computed once for each time and remembered; --cold times the first run.
+States are (64, 3, 32, 32, k) in float32, one clock for all, times on the quadratic grid. Noise is drawn beforehand; what drawing it
+costs is a line of its own. The grid is used twice and the second run is timed, since coefficients are computed once for each time and
+remembered; --cold times the first run.
 """
 import argparse
 import time

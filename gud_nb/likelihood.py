@@ -287,7 +287,7 @@ def equal_portions(diffusion: LinearDiffusion,
                    variance: float | Tensor,   # () or (*comp) of the data
                    n: int = 512,               # size of the table
                    ):                          # function of uniform u (batch,): times (batch,) and their density (batch,)
-    "Times spread as $-d\sum\log(1 + λ|w|^2)$, the share of the likelihood that is settled there."
+    "Times spread as $-d\\sum\\log(1 + λ|w|^2)$, the share of the likelihood that is settled there."
     s = torch.linspace(max(t0, 1e-12) ** .5, 1, n + 1, dtype=torch.float64, device=z.device)
     w = diffusion.frame(s ** 2, z[:1].double().expand(n + 1, *z.shape[1:])).w
     settled = torch.log1p(torch.as_tensor(variance).to(w) * w.square().sum(-1)).expand(n + 1, *z.shape[1:-1]).flatten(1).sum(1)

@@ -260,6 +260,11 @@ def test_pickle(project, code):
     found(house.nothing_pickled, project, "gud_nb/one.py")
 
 
+def test_lost_backslash(project):
+    write(project, "01_two", [*TWO, "Read $a\text{ and }b$"])
+    found(house.no_control_characters, project, "01_two.ipynb", "backslash")
+
+
 def test_undeclared_import(project):
     (project / "gud_nb/one.py").write_text("import sklearn, json\ndef f(): import nbdev\n")
     found(house.imports_declared, project, "nbdev", "line 2")

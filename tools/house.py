@@ -254,6 +254,12 @@ def documented(root: Path) -> list[str]:
             if isinstance(n, SCOPES) and not n.name.startswith("_") and not ast.get_docstring(n)]
 
 
+def no_control_characters(root: Path) -> list[str]:
+    "No tab or other control character in the text of a notebook: it is what a lost backslash of a formula leaves."
+    return [f"{c.where} has the control character {m[0]!r}: a formula has lost a backslash" for b in notebooks(root) for c in b.cells
+            if c.kind == "markdown" and (m := re.search(r"[\x00-\x09\x0b-\x1f]", c.source))]
+
+
 def outputs_quiet(root: Path) -> list[str]:
     "Stored figures have at most 60 KB; no error, progress bar or timing is stored."
     noise, bad = re.compile(r"\d+%\|.*\||\d\s?(?:it/s|s/it)\b|Wall time:"), []
@@ -373,7 +379,7 @@ def import_is_light(root: Path) -> list[str]:
 
 
 RULES = [export_in_sync, version_matches, notebooks_clean, first_cells, import_order, cell_length, imports_alone, names_bound_once,
-         exports_shown, documented, outputs_quiet, speaks_of_itself, readme_in_sync, links_resolve, quarto_linked, lint, nothing_pickled,
+         exports_shown, documented, no_control_characters, outputs_quiet, speaks_of_itself, readme_in_sync, links_resolve, quarto_linked, lint, nothing_pickled,
          imports_declared, import_is_light]
 
 
