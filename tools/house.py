@@ -378,9 +378,9 @@ def import_is_light(root: Path) -> list[str]:
     return [f"importing the package loads {name}: import it inside the function that needs it" for name in HEAVY if name in said["new"]]
 
 
-RULES = [export_in_sync, version_matches, notebooks_clean, first_cells, import_order, cell_length, imports_alone, names_bound_once,
-         exports_shown, documented, no_control_characters, outputs_quiet, speaks_of_itself, readme_in_sync, links_resolve, quarto_linked, lint, nothing_pickled,
-         imports_declared, import_is_light]
+RULES = [export_in_sync, version_matches, notebooks_clean, first_cells, import_order, cell_length, imports_alone,
+         names_bound_once, exports_shown, documented, no_control_characters, outputs_quiet, speaks_of_itself, readme_in_sync,
+         links_resolve, quarto_linked, lint, nothing_pickled, imports_declared, import_is_light]
 
 
 # Advice: what a rule cannot settle; printed, but it fails nothing
