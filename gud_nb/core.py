@@ -11,6 +11,7 @@ import os, tempfile
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class Const:
         return self._copies[key]
 
 # %% ../nbs/00_core.ipynb #000021
-def describe(value,           # a number, string, None, sequence, tensor, or a dataclass of such
+def describe(value,           # a number, string, None, sequence, dict, tensor, function of this package, or a dataclass of such
              tensors: dict,   # filled with the larger tensors, under their path
              path: str = "",  # where in the whole this value stands
              small: int = 32, # tensors of at most so many entries stay in the JSON
@@ -74,6 +75,8 @@ def describe(value,           # a number, string, None, sequence, tensor, or a d
         if value.numel() <= small: return dict(tensor=value.tolist(), dtype=str(value.dtype)[6:])
         tensors[path] = value.detach().cpu().contiguous()
         return dict(tensor=path)
+    if isinstance(value, dict): return dict(dict={k: describe(v, tensors, f"{path}.{k}", small) for k, v in value.items()})
+    if isinstance(value, FunctionType) and value.__name__.isidentifier(): return dict(function=f"{value.__module__}.{value.__qualname__}")
     require(is_dataclass(value), f"got {type(value).__name__} at '{path}', want numbers, tensors and dataclasses: those can be saved")
     return {"class": f"{type(value).__module__}.{type(value).__qualname__}",
             **{f.name: describe(getattr(value, f.name), tensors, f"{path}.{f.name}".strip("."), small) for f in fields(value) if f.init}}
@@ -89,9 +92,15 @@ def rebuild(plain,              # what `describe` returned
     if "tensor" in plain:
         t = plain["tensor"]
         return tensors[t] if isinstance(t, str) else torch.tensor(t, dtype=getattr(torch, plain["dtype"]))
-    name = plain["class"]
+    if "dict" in plain: return {k: rebuild(v, tensors, allow) for k, v in plain["dict"].items()}
+    name = plain.get("class") or plain.get("function", "")
     module, _, cls = name.rpartition(".")
     known = {f"{c.__module__}.{c.__qualname__}": c for c in allow}
+    if "function" in plain:
+        if name not in known and module == "gud_nb.schedule": known[name] = getattr(import_module(module), cls, None)
+        require(isinstance(known.get(name), FunctionType), f"got the function {name!r} in a saved file, want one of gud_nb.schedule: "
+                f"pass your own in allow=({cls},) if you trust it")
+        return known[name]
     if name not in known and module.startswith("gud_nb."): known[name] = getattr(import_module(module), cls, None)
     require(is_dataclass(known.get(name)), f"got the class {name!r} in a saved file, want one of gud_nb's values: "
             f"pass your own class in allow=({cls},) if you trust it")

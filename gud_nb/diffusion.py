@@ -63,10 +63,11 @@ class LinearDiffusion:
         r, s = self.recipe.shape, tuple(self.schedule.shape)
         require(not r or not s or len(r) == len(s), f"the recipe has component axes {tuple(r)}, the clock {s}: give both the same number of axes")
         seen = tuple(self.schedule.B(torch.tensor(.5, dtype=torch.float64)).shape)
+        seen = seen if self.schedule.count is None else seen[1:]
         require(seen == s, f"the clock says that it has component axes {s}, but B of one time has shape {seen}: set its `shape`")
 
     k = property(lambda self: self.recipe.k, doc="number of phases")
-    is_scalar = property(lambda self: not self.recipe.shape and not self.schedule.shape, doc="one clock and one recipe for all components")
+    is_scalar = property(lambda self: not self.recipe.shape and not self.schedule.shape and self.schedule.count is None, doc="one clock and one recipe for all components")
 
     def on(self, z: Tensor) -> Recipe: return self.recipe.on(z.device)
 
@@ -82,11 +83,13 @@ def _line_up(self: LinearDiffusion, v: Tensor, t: Tensor, z: Tensor) -> Tensor:
     "`v` of shape (*t.shape, *schedule.shape) with one axis for each of (batch, *comp) of `z`."
     own, comp = tuple(self.schedule.shape), tuple(z.shape[1:-1])
     require(t.ndim == 0 or len(t) in (1, len(z)), f"got {t.numel()} times for a batch of {len(z)}, want one for all or one each")
-    require(v.shape == (*t.shape, *own), f"the clock gave shape {tuple(v.shape)} for times {tuple(t.shape)}, want time first: "
+    lead = t.shape if self.schedule.count is None else (self.schedule.count,)
+    require(lead in ((), (1,), (len(z),)), f"got clocks for {self.schedule.count} images and a batch of {len(z)}: draw as many as there are images")
+    require(v.shape == (*lead, *own), f"the clock gave shape {tuple(v.shape)} for times {tuple(t.shape)}, want time first: "
             f"{(*t.shape, *own)}; use `self.spread(t)` in its B")
     require(not own or (len(own) == len(comp) and all(a in (1, b) for a, b in zip(own, comp))),
             f"the clock has component axes {own}, the state has {comp}: want one clock () or one per component")
-    return v.reshape(t.numel(), *(own or (1,) * len(comp)))
+    return v.reshape(*lead or (1,), *(own or (1,) * len(comp)))
 
 @patch
 def clock(self: LinearDiffusion, t, z: Tensor) -> Tensor:

@@ -31,22 +31,29 @@ def _between(diffusion: LinearDiffusion, z: Tensor, t: Tensor, s: Tensor):
     du = u * ratio * _shares.to(t)
     return u, after_batch(du, z.ndim - 1) * diffusion.beta(u, rows), rows
 
-def _lagrange(x: Tensor, past: list) -> list:
-    "Lagrange's basis polynomials through the points `past`, at x."
+def _differences(past: list, gone: list | None) -> tuple[list, list]:
+    "Which points count, and the differences between those that do (1 elsewhere)."
+    gone = gone or [torch.zeros_like(p, dtype=torch.bool) for p in past]
+    return gone, [[torch.where(gone[i] | gone[j], 1., p - q) for i, q in enumerate(past)] for j, p in enumerate(past)]
+
+def _lagrange(x: Tensor, past: list, gone: list | None = None) -> list:
+    "Lagrange's basis polynomials at x through the points `past`, but for those that are `gone`."
+    gone, gap = _differences(past, gone)
     out = []
-    for j, p in enumerate(past):
-        terms = [(x - q) / (p - q) for i, q in enumerate(past) if i != j]
-        out.append(torch.stack(terms).prod(0) if terms else torch.ones_like(x))
+    for j in range(len(past)):
+        terms = [torch.where(gone[i], 1., (x - q) / gap[j][i]) for i, q in enumerate(past) if i != j]
+        out.append((torch.stack(terms).prod(0) if terms else torch.ones_like(x)) * ~gone[j])
     return out
 
-def _lagrange_slope(x: Tensor, past: list) -> list:
+def _lagrange_slope(x: Tensor, past: list, gone: list | None = None) -> list:
     "Their derivatives."
+    gone, gap = _differences(past, gone)
     out = [torch.zeros_like(x) for _ in past]
-    for j, p in enumerate(past):
-        for i, q in enumerate(past):
+    for j in range(len(past)):
+        for i in range(len(past)):
             if i == j: continue
-            rest = [r for m, r in enumerate(past) if m not in (i, j)]
-            out[j] = out[j] + torch.stack([(x - r) / (p - r) for r in rest] + [torch.ones_like(x)]).prod(0) / (p - q)
+            rest = [torch.where(gone[m], 1., (x - r) / gap[j][m]) for m, r in enumerate(past) if m not in (i, j)]
+            out[j] = out[j] + torch.stack(rest + [torch.ones_like(x)]).prod(0) / gap[j][i] * ~(gone[i] | gone[j])
     return out
 
 # %% ../nbs/08b_integrators.ipynb #080008
@@ -85,15 +92,21 @@ def _data_weights(diffusion: LinearDiffusion, z: Tensor, *times) -> list:
     frames = [diffusion.frame(u, z) for u in past]
     end, lam = diffusion.frame(s, z), [f.w.norm(dim=-1).log() for f in frames]
     if len(past) == 1: return [end.w - frames[0].w]
-    out = [end.w * ell[..., None] for ell in _lagrange(end.w.norm(dim=-1).log(), lam)]
+    last = end.w.norm(dim=-1).log()
+    gone = [torch.zeros_like(last, dtype=torch.bool)] + [(p - q).abs() <= .1 * (last - lam[0]).abs() for p, q in zip(lam, lam[1:])]
+    if diffusion.k == 1:                                                                                # w = e^λ
+        x = lam[0] + (last - lam[0]) * after_batch(_points.to(last), last.ndim + 1)
+        dw = (last - lam[0]) * after_batch(_shares.to(last), last.ndim + 1) * x.exp()
+        return [(ell * dw).sum(0)[..., None] for ell in _lagrange(x, lam, gone)]
+    out = [end.w * ell[..., None] for ell in _lagrange(last, lam, gone)]
     out[0] = out[0] - frames[0].w
     u, dB, rows = _between(diffusion, z, as_time(past[0], z.device), as_time(s, z.device))
     f, G = diffusion.frame(u, rows), diffusion.on(z).G
     snr = f.w.square().sum(-1)
     slope = -act(G.mT @ f.inverse.mT, f.w).square().sum(-1) / (2 * snr) * dB                             # dλ
-    return [c - ((d * slope)[..., None] * f.w).sum(0, keepdim=True) for c, d in zip(out, _lagrange_slope(snr.log() / 2, lam))]
+    return [c - ((d * slope)[..., None] * f.w).sum(0, keepdim=True) for c, d in zip(out, _lagrange_slope(snr.log() / 2, lam, gone))]
 
-# %% ../nbs/08b_integrators.ipynb #080013
+# %% ../nbs/08b_integrators.ipynb #080014
 def _spin(diffusion: LinearDiffusion, z: Tensor, u: Tensor) -> Tensor:
     "The skew generator $K$ of the rotation that turns T into the factor that follows the flow, per unit of time."
     f, r = diffusion.frame(u, z), diffusion.on(z)
@@ -123,7 +136,7 @@ def _noise_weights(diffusion: LinearDiffusion, z: Tensor, *times) -> list:
     weights = [(flow * after_batch(ell, flow.ndim)).sum(0, keepdim=True) for ell in _lagrange(u.log(), logs)]
     return [back(diffusion.clock(past[0], z)), *weights, whole]
 
-# %% ../nbs/08b_integrators.ipynb #080015
+# %% ../nbs/08b_integrators.ipynb #080016
 class DEIS(DPMSolver):
     "Exponential multistep of the predicted noise (DEIS; for k ≥ 2 gDDIM, Zhang et al. 2023), for any recipe and clock: one evaluation."
 
@@ -142,7 +155,7 @@ class DEIS(DPMSolver):
         self.past = [(u, act(turned, e)) for u, e in self.past]
         return out
 
-# %% ../nbs/08b_integrators.ipynb #080019
+# %% ../nbs/08b_integrators.ipynb #080020
 def ancestral(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor) -> Tensor:
     "Exact transition given the data prediction (DDPM, in phase space too): one evaluation, weak order 1."
     def posterior():
@@ -159,7 +172,7 @@ def ancestral(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor)
 
 ancestral.noises = 1
 
-# %% ../nbs/08b_integrators.ipynb #080021
+# %% ../nbs/08b_integrators.ipynb #080022
 def predictor_corrector(predictor,            # any step without a memory
                         size: float = .1,     # Langevin time δ of a correction, as a share of the step in log |w|
                         corrections: int = 1, # how many
@@ -182,7 +195,7 @@ def predictor_corrector(predictor,            # any step without a memory
     step.__name__ = f"{getattr(predictor, '__name__', 'step')} + {corrections} corrections"
     return step
 
-# %% ../nbs/08b_integrators.ipynb #080025
+# %% ../nbs/08b_integrators.ipynb #080026
 class Splitting:
     "A splitting step (Pandey, Rudolph & Mandt 2024) spelled by its letters: A position, B the other phases, O noise."
 
@@ -223,14 +236,14 @@ class Splitting:
         kick = act(vectors @ torch.diag_embed(values.clamp(min=0).sqrt()) @ vectors.mT, noise)
         return act(phi(calm, B), z) + torch.cat([self.lambda_s * kick[..., :1], kick[..., 1:]], -1)
 
-# %% ../nbs/08b_integrators.ipynb #080029
+# %% ../nbs/08b_integrators.ipynb #080030
 def _push(diffusion: LinearDiffusion, z: Tensor, change: Tensor, B0: Tensor, t, s) -> Tensor:
     "$-∫ e^{change (B - B_0)} ½D T^{-⊤} dB$ from t to s: what a constant noise adds, in changed coordinates."
     u, dB, rows = _between(diffusion, z, as_time(t, z.device), as_time(s, z.device))
     turned = torch.linalg.matrix_exp(change * (diffusion.clock(u, rows) - B0)[..., None, None])
     return -(turned @ diffusion.on(z).D @ diffusion.frame(u, rows).inverse.mT * (dB / 2)[..., None, None]).sum(0, keepdim=True)
 
-# %% ../nbs/08b_integrators.ipynb #080030
+# %% ../nbs/08b_integrators.ipynb #080031
 class Conjugate:
     "Euler's step after the change of variables with $Λ$ (λ-DDIM; Pandey, Rudolph & Mandt 2024): one evaluation, order 1."
     noises = 0
@@ -267,7 +280,7 @@ def tune_lambda(diffusion: LinearDiffusion,
         if error < best[0]: best = error, lam
     return best[1]
 
-# %% ../nbs/08b_integrators.ipynb #080032
+# %% ../nbs/08b_integrators.ipynb #080033
 class ConjugateSplitting:
     "Velocity Verlet after the change of variables of the exponential step (Pandey, Rudolph & Mandt 2024): two evaluations, order 1."
     noises, evaluations = 0, 2
@@ -286,7 +299,7 @@ class ConjugateSplitting:
         push = lambda a, b, seen: _push(diffusion, z, -r.A / 2, Bt, a, b) @ diffusion.frame(seen, z).T.mT
         return push(t, middle, t), push(t, s, t), push(middle, s, s), torch.linalg.matrix_exp(r.A / 2 * (diffusion.clock(s, z) - Bt)[..., None, None])
 
-# %% ../nbs/08b_integrators.ipynb #080036
+# %% ../nbs/08b_integrators.ipynb #080037
 _rows = [[], [1 / 5], [3 / 40, 9 / 40], [44 / 45, -56 / 15, 32 / 9], [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729],
          [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656], [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]]
 _nodes = [0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1]
@@ -305,7 +318,7 @@ def dopri_step(f,              # velocity: (y (batch, ...), s (batch,)) -> (batc
         slopes.append(f(new, s + c * h))
     return new, wide * sum(e * k for e, k in zip(_error, slopes) if e), slopes[-1]
 
-# %% ../nbs/08b_integrators.ipynb #080037
+# %% ../nbs/08b_integrators.ipynb #080038
 def dormand_prince(diffusion: LinearDiffusion, score,
                    z: Tensor,             # (batch, *comp, k) state at `start`
                    eps: float = 1e-3,     # last time
@@ -332,7 +345,7 @@ def dormand_prince(diffusion: LinearDiffusion, score,
         t = torch.where(t - eps < 1e-12, eps, t)
         h[live] = step * (.9 * size.clamp(min=1e-10) ** -.2).clamp(.2, 5)
 
-# %% ../nbs/08b_integrators.ipynb #080040
+# %% ../nbs/08b_integrators.ipynb #080041
 def gaussian_distance(step,                        # a fixed step, perhaps with a memory
                       diffusion: LinearDiffusion,
                       law: Gaussian,               # of independent components

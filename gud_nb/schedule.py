@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['gamma_from_clock', 'clock_from_gamma', 'Schedule', 'LinearBeta', 'Cosine', 'LinearGamma', 'soft_conditioning',
-           'sequential', 'nested', 'blend', 'overlap']
+           'sequential', 'nested', 'blend', 'overlap', 'Each', 'Family', 'tilted', 'continued']
 
 # %% ../nbs/03_schedule.ipynb #030002
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from math import acos, exp, pi
+from types import FunctionType
 
 import torch
-
 from torch import Tensor
 
 from .core import Const, as_time, require
@@ -32,6 +33,7 @@ class Schedule:
     "A clock: subclasses give `B(t)`, of shape `(*t.shape, *self.shape)`, increasing from about 0."
     shape: tuple = ()         # component axes; () is one clock for all
     breakpoints: tuple = ()   # times in (0, 1) at which β jumps, rising
+    count = None              # of images that have a clock of their own; None: one for all images
 
     def B(self, t: Tensor) -> Tensor: raise NotImplementedError(f"{type(self).__name__} must define B(t)")
 
@@ -96,9 +98,8 @@ class LinearGamma(Schedule):
     def __post_init__(self):
         numbers = (self.gamma_min, self.gamma_max, *(self.clip or ()))
         low, high, *clip = (torch.as_tensor(g, dtype=torch.float64).detach().cpu() for g in numbers)
-        require(bool(((high > low) & (high - low).isfinite()).all()),
-                f"γ must rise: got gamma_min={self.gamma_min}, gamma_max={self.gamma_max}")
-        require(not clip or len(clip) == 2 and bool((clip[1] > clip[0]).all()), f"clip must be two rising bounds: got {self.clip}")
+        require(bool(((high > low) & (high - low).isfinite()).all()), f"γ must rise: got gamma_min={_said(low)}, gamma_max={_said(high)}")
+        require(not clip or len(clip) == 2 and bool((clip[1] > clip[0]).all()), f"clip must be two rising bounds: got {' and '.join(map(_said, clip))}")
         shape, slope = torch.broadcast_shapes(*(g.shape for g in (low, high, *clip))), high - low
         met = [(c - low) / slope for c in clip] or [torch.full(shape, -1.), torch.full(shape, 2.)]  # when the bounds are met
         kinks = torch.stack(torch.broadcast_tensors(*met)).flatten().unique()
@@ -122,6 +123,10 @@ class LinearGamma(Schedule):
         return torch.sigmoid(gamma) * self._line[1].like(t) * ((t >= first - _ROUNDING) & (t <= last + _ROUNDING))
 
 _ROUNDING = 1e-13   # times closer than this are the same
+
+def _said(v: Tensor) -> str:
+    "A number, or the range of many, for an error."
+    return f"{v.item():g}" if v.numel() == 1 else f"{v.min():.4g} to {v.max():.4g}"
 
 # %% ../nbs/03_schedule.ipynb #030021
 def soft_conditioning(variances: Tensor,             # (*comp) of the data, > 0
@@ -147,7 +152,7 @@ def soft_conditioning(variances: Tensor,             # (*comp) of the data, > 0
 def _order(order) -> Tensor:
     "An order, checked and in float64."
     order = torch.as_tensor(order, dtype=torch.float64).detach().cpu()
-    require(order.numel() > 0 and bool(order.isfinite().all()), f"an order needs one finite number per component: got {order}")
+    require(order.numel() > 0 and bool(order.isfinite().all()), f"an order needs one finite number per component: got shape {tuple(order.shape)}, {int((~order.isfinite()).sum())} not finite")
     return order
 
 # %% ../nbs/03_schedule.ipynb #030026
@@ -225,3 +230,85 @@ def overlap(schedule: Schedule,                # of shape (*comp), or one clock 
     require(bool((rise > 0).all()), f"every component must be noised: got one whose unknown share changes by {rise.min():.2g}")
     shared = (unknown.diff(dim=0) / rise).sort(1).values * torch.arange(d - 1, -1, -1)
     return shared.sum().item() * 2 / (d * (d - 1)) if d > 1 else 1.
+
+# %% ../nbs/03_schedule.ipynb #030045
+@dataclass(frozen=True, eq=False)
+class Each(Schedule):
+    "Clocks of one shape, shared out evenly over the images of a batch."
+    members: tuple  # schedules of one shape
+    count: int      # number of images
+
+    def __post_init__(self):
+        shapes = {tuple(m.shape) for m in self.members}
+        require(len(shapes) == 1, f"got clocks of shapes {sorted(shapes)}: want at least one, all of one shape")
+        require(self.count >= 1, f"got count={self.count}, want at least one image")
+
+    shape = property(lambda self: tuple(self.members[0].shape))
+
+    def _all(self, name: str, t: float | Tensor) -> Tensor:
+        t = as_time(t).expand(self.count)
+        return torch.cat([getattr(m, name)(part) for m, part in zip(self.members, t.tensor_split(len(self.members)))])
+
+    def B(self, t): return self._all("B", t)
+    def beta(self, t): return self._all("beta", t)
+    def gamma(self, t): return self._all("gamma", t)
+
+# %% ../nbs/03_schedule.ipynb #030047
+@dataclass(frozen=True, eq=False)
+class Family:
+    "Clocks made by one function: some of its arguments are fixed, others have a range."
+    make: FunctionType                            # e.g. soft_conditioning, sequential, nested
+    ranges: dict                                  # name -> (low, high)
+    fixed: dict = field(default_factory=dict)     # name -> value, e.g. the variances
+
+    def __post_init__(self):
+        for name, r in self.ranges.items():
+            require(isinstance(r, (tuple, list)) and len(r) == 2 and r[0] <= r[1], f"the range of {name} must be (low, high): got {r}")
+        require(not set(self.ranges) & set(self.fixed), f"{', '.join(set(self.ranges) & set(self.fixed))}: fixed and with a range, want one of the two")
+
+    def __call__(self, **values) -> Schedule:
+        "The member at these values; those left out are in the middle of their range."
+        unknown = set(values) - set(self.ranges)
+        require(not unknown, f"got {', '.join(sorted(unknown))}: this family has {', '.join(self.ranges)}")
+        for name, v in values.items():
+            low, high = self.ranges[name]
+            if not low <= v <= high: warnings.warn(f"{name}={v:g} is outside of the family's range, {low:g} to {high:g}", stacklevel=2)
+        return self.make(**self.fixed, **{n: values.get(n, sum(r) / 2) for n, r in self.ranges.items()})
+
+    def draw(self, n: int,                          # images
+             generator: torch.Generator | None = None,
+             distinct: int = 16,                    # members among them, at most
+             ) -> Each:
+        "Members for a batch, evenly spread over every range, each range in its own random order."
+        m, where = min(n, distinct), None if generator is None else generator.device
+        def spread(r):
+            u = (torch.randperm(m, generator=generator, device=where) + torch.rand(m, generator=generator, device=where)) / m
+            return (r[0] + (r[1] - r[0]) * u).tolist()
+        values = [dict(zip(self.ranges, v)) for v in zip(*(spread(r) for r in self.ranges.values()))]
+        return Each(tuple(self.make(**self.fixed, **v) for v in values) or (self(),), n)
+
+# %% ../nbs/03_schedule.ipynb #030051
+def tilted(variances: Tensor,        # (*comp) of the data, > 0
+           other: Tensor,            # (*comp) another order, of any scale
+           a: float,                 # strength, as in `soft_conditioning`
+           w: float,                 # -1 to 1: minus the other order, 0: that of the variances, 1: the other order
+           **ends) -> LinearGamma:   # gamma_denoise, gamma_noise, whitened, clip: those of `soft_conditioning`
+    "Soft conditioning whose order is tilted towards another one, or away from it."
+    require(-1 <= w <= 1, f"w must be in [-1, 1]: got {w}")
+    variances, other = torch.as_tensor(variances, dtype=torch.float64), _order(other)
+    return soft_conditioning(variances, a, order=blend(-variances.log(), other if w >= 0 else -other, abs(w)), **ends)
+
+# %% ../nbs/03_schedule.ipynb #030053
+def continued(order: Tensor,            # (*comp) larger is noised earlier, generated later
+              known: float,             # of the different values in `order`, so many lowest stand still; rounded down
+              b: float = .5,            # 0 ≤ b < 1 for the others, as in `sequential`
+              gamma_min: float = -7.,   # of what is known, and of the others before their window
+              gamma_max: float = 3.,    # of the others after it
+              ) -> LinearGamma:         # of shape (*comp)
+    "A sequential clock that lets the first components stand still."
+    values, order = _order(order).unique(), _order(order)
+    k = int(known)
+    require(0 <= k < len(values), f"known must be from 0 to below {len(values)}, the number of steps in this order: got {known}")
+    require(0 <= b < 1 and gamma_max > gamma_min, f"b must be in [0, 1) and noise must rise: got b={b}, gamma_min={gamma_min}, gamma_max={gamma_max}")
+    start = b * _rank(order.clamp(min=values[k]))
+    return _windows(torch.where(order < values[k], 2., start), 1 - b, gamma_min, gamma_max)    # a window that never opens

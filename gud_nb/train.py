@@ -7,8 +7,8 @@ __all__ = ['ScoreModel', 'gaussian_head', 'shipped', 'from_pretrained', 'Trainin
            'load_checkpoint', 'Loss', 'fit']
 
 # %% ../nbs/12_train.ipynb #120002
-import csv, json, math, time
-from dataclasses import dataclass
+import copy, csv, json, math, time
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module, resources
 from pathlib import Path
@@ -17,13 +17,14 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .basis import Basis
-from .core import act, describe, rebuild, require, write_atomic
+from .basis import Basis, Pixel
+from .core import Const, act, describe, rebuild, require, write_atomic
 from .diffusion import LinearDiffusion
 from .loss import eps_weight, score_matching, spread_times
-from .sampler import exponential_heun, quadratic
+from .sampler import exponential_heun, guided, log_snr, quadratic
 from .sampler import sample as _sample
-from .score import Gaussian, GaussianScore, fit_gaussian
+from .schedule import Family
+from .score import Gaussian, GaussianScore, fit_gaussian, score_to_data
 
 # %% ../nbs/12_train.ipynb #120005
 def _as_images(basis: Basis, v: Tensor) -> Tensor:
@@ -45,24 +46,77 @@ class ScoreModel(nn.Module):
         basis: Basis,
         head: Gaussian | None = None, # the Gaussian to subtract, e.g. `gaussian_head(...)`; None: plain ε-prediction
         phases: int | None = None,    # channels per data channel: 1 or k; default 1 with a head, k without
+        groups: Tensor | None = None, # (*comp) integers from 0: the network is told a log-SNR for each group; None: one for all
+        channel: bool = False,        # one more channel for the network: the log-SNR of what each pixel is made of
     ):
         super().__init__()
-        self.network, self.diffusion, self.basis = network, diffusion, basis
-        self.head = None if head is None else GaussianScore(diffusion, head)
+        self.network, self.diffusion, self.basis, self.family = network, diffusion, basis, None
+        self.head, self.groups, self.channel = None if head is None else GaussianScore(diffusion, head), groups, channel
         self.phases = phases or (diffusion.k if head is None else 1)
         require(self.phases in (1, diffusion.k) and (head is not None or self.phases == diffusion.k),
                 f"phases must be 1 (with a head) or {diffusion.k} for this recipe: got {phases} {'without' if head is None else 'with'} a head")
         require(head is None or tuple(head.mean.shape) == tuple(basis.shape),
                 f"the head is of components {None if head is None else tuple(head.mean.shape)}, the basis gives {tuple(basis.shape)}: fit the head in this basis")
+        self._means, self._squares = _groups_of(groups, network, basis), _squares(basis) if channel else None
 
     def run(self, v: Tensor, w: Tensor, labels: Tensor | None, mixed: bool) -> Tensor:
         "The network on component readings `v` (batch, *comp, phases), at the signal `w`; in bfloat16 if `mixed`."
-        level = w.square().sum(-1).log().flatten(1).mean(1).float().expand(len(v))
-        x = _as_images(self.basis, v)
-        with torch.autocast(v.device.type, enabled=mixed, dtype=torch.bfloat16): out = self.network(x, level, labels)
+        x, level = _as_images(self.basis, v), w.square().sum(-1).log()
+        if self.channel: x = torch.cat([x, self.noise_map(level).to(x).expand(len(x), -1, -1, -1)], 1)
+        if self._means is None: told = level.flatten(1).mean(1)
+        else: told = self.by_component(level) @ self._means.like(level)
+        told = told.float().expand(len(v), *told.shape[1:])
+        with torch.autocast(v.device.type, enabled=mixed, dtype=torch.bfloat16): out = self.network(x, told, labels)
         return _as_components(self.basis, out.to(v.dtype), self.phases)
 
-# %% ../nbs/12_train.ipynb #120007
+# %% ../nbs/12_train.ipynb #120008
+def _groups_of(groups: Tensor | None, network: nn.Module, basis: Basis) -> Const | None:
+    "The matrix (d, n) that takes means over groups, checked."
+    want = getattr(network, "config", {}).get("groups", 0)
+    n = 0 if groups is None else int(groups.max()) + 1
+    require(groups is None or tuple(groups.shape) == tuple(basis.shape), f"got groups of shape {None if groups is None else tuple(groups.shape)}, "
+            f"want a number for each of the components {tuple(basis.shape)}")
+    require(n == want, f"got {n} groups of components and a network for groups={want}: give both the same")
+    if groups is None: return None
+    member = torch.nn.functional.one_hot(groups.flatten().long(), n).double()
+    require(bool((member.sum(0) > 0).all()), f"got groups without members among 0 to {n - 1}: number them without gaps")
+    return Const(member / member.sum(0))
+
+def _squares(basis: Basis) -> Const | None:
+    "The share (d, pixels) that each component has in each pixel; None where components are pixels."
+    if isinstance(basis.rotation, Pixel): return None
+    d = math.prod(basis.shape)
+    return Const(basis.rotation.inv(torch.eye(d, dtype=torch.float64).reshape(d, *basis.shape)).flatten(1).square())
+
+# %% ../nbs/12_train.ipynb #120009
+@patch
+def by_component(self: ScoreModel, level: Tensor) -> Tensor:
+    "Log-SNRs (batch or 1, *comp or 1s) flattened to (batch or 1, d), with the variances of the data in them."
+    level = level.expand(-1, *self.basis.shape)
+    law = None if self.head is None else self.head.law
+    return (level if law is None or law.vectors is not None else level + self.head._var.value.to(level).clamp(min=1e-12).log()).flatten(1)
+
+@patch
+def noise_map(self: ScoreModel, level: Tensor) -> Tensor:
+    "The log-SNR of what each pixel is made of, a tenth of it, (batch or 1, 1, H, W)."
+    level = self.by_component(level).clamp(-20, 30) / 10
+    image = level if self._squares is None else level @ self._squares.like(level)
+    return image.reshape(-1, *self.basis.rotation.data_shape).mean(1, keepdim=True)
+
+@patch
+def under(self: ScoreModel, diffusion: LinearDiffusion) -> ScoreModel:
+    "The same network and head under another diffusion with the same components."
+    other = copy.copy(self)
+    other.diffusion, other.head = diffusion, None if self.head is None else GaussianScore(diffusion, self.head.law)
+    return other
+
+@patch
+def at(self: ScoreModel, **values) -> ScoreModel:
+    "The same network under a member of the family of clocks it was trained for, e.g. `model.at(a=.7)`."
+    require(self.family is not None, "this model was trained for one clock, not for a family: there is nothing to choose")
+    return self.under(replace(self.diffusion, schedule=self.family(**values)))
+
+# %% ../nbs/12_train.ipynb #120010
 @patch
 def white(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None) -> Tensor:
     "The expected noise in whitened coordinates, $-T^⊤s$, (batch, *comp, k)."
@@ -85,7 +139,7 @@ def white(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None 
         unit = (w / size[..., None]).to(p)
         return perp + unit * known[..., None] + unit.abs() * scale[..., None] * self.run(seen, w, labels, mixed)
 
-# %% ../nbs/12_train.ipynb #120008
+# %% ../nbs/12_train.ipynb #120011
 @patch
 def forward(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None) -> Tensor:
     "The score $s(z, t)$, (batch, *comp, k)."
@@ -107,36 +161,51 @@ def gaussian_head(diffusion: LinearDiffusion,
     floor = 1e-6 * law.mean_variance                              # pixels that never change
     return Gaussian(law.mean, law.variances.clamp(min=floor), law.vectors, max(law.rest, floor))
 
-# %% ../nbs/12_train.ipynb #120014
+# %% ../nbs/12_train.ipynb #120017
+@patch
+def prior(self: ScoreModel, noise: Tensor) -> Tensor:
+    "States at t = 1 from standard normal `noise` (batch, *comp, k): with the variances and the mean that are left there, where the head knows them."
+    law = None if self.head is None or self.head.law.vectors is not None else self.head.law
+    z = self.diffusion.prior(tuple(noise.shape[:-1]), noise, None if law is None else law.variances.to(noise.device))
+    return z if law is None else z + act(self.diffusion.frame(1., noise).Phi[..., :1], self.head._mean.like(noise)[..., None])
+
+@patch
+def conditional(self: ScoreModel, labels: Tensor | None = None, guidance: float = 1.):
+    "The score (z, t) for labels (batch,), perhaps guided away from that without (Ho & Salimans 2022)."
+    def score(z, t): return self(z, t, labels)
+    return score if labels is None or guidance == 1 else guided(score, self, guidance)
+
+# %% ../nbs/12_train.ipynb #120018
 @patch
 @torch.no_grad()
 def sample(self: ScoreModel,
            n: int,                        # number of samples
            step=exponential_heun,         # a step function of room 08
-           times: Tensor | None = None,   # grid from 1 down; None: quadratic(25)
+           times: Tensor | None = None,   # grid from 1 down; None: 25 steps, quadratic, or equal in log-SNR for a clock per component
            generator: torch.Generator | None = None,  # on the model's device
            labels: Tensor | None = None,  # (n,) classes, for a network that has them
+           guidance: float = 1.,          # 0: ignore the labels, 1: as trained, more: beyond
            batch: int = 250,              # samples at a time
-           final: bool = True,            # end with the denoising step
+           final: bool = True,            # end with the denoising step; the data prediction, for a clock that starts with noise
            callback=None,                 # called with (step number, time reached, state) of each batch
            progress: bool = False,
            ) -> Tensor:                   # (n, *data)
     "Draw samples from the model."
     require(n >= 1, f"want at least one sample: got n={n}")
-    device, times = next(self.network.parameters()).device, quadratic(25) if times is None else times
-    training, out = self.training, []
+    device, d, training, out = next(self.network.parameters()).device, self.diffusion, self.training, []
+    times = times if times is not None else quadratic(25) if d.is_scalar else log_snr(d.schedule, 25)
     self.eval()
+    noisy = bool((d.schedule.B(0.) > 0).any())
     for i in range(0, n, batch):
-        m = min(batch, n - i)
-        noise = torch.randn(m, *self.basis.shape, self.diffusion.k, generator=generator, device=device)
-        def score(z, t, own=None if labels is None else labels[i:i + m].to(device)): return self(z, t, own)
-        z = _sample(step, self.diffusion, score, self.diffusion.prior(noise.shape[:-1], noise), times, generator=generator,
-                    final=final, callback=callback, progress=progress)
-        out.append(self.basis.inv(z[..., 0]))
+        noise = torch.randn(min(batch, n - i), *self.basis.shape, d.k, generator=generator, device=device)
+        score = self.conditional(None if labels is None else labels[i:i + batch].to(device), guidance)
+        z = _sample(step, d, score, self.prior(noise), times, generator=generator, final=final and not noisy, callback=callback, progress=progress)
+        end = float(times[-1])
+        out.append(self.basis.inv(score_to_data(d, z, score(z, end), end) if final and noisy else z[..., 0]))
     self.train(training)
     return torch.cat(out)
 
-# %% ../nbs/12_train.ipynb #120017
+# %% ../nbs/12_train.ipynb #120021
 def _network(config: dict, allow: tuple) -> nn.Module:
     "A network from its class name and arguments, if the class is one of ours or allowed."
     module, _, name = config["class"].rpartition(".")
@@ -146,7 +215,7 @@ def _network(config: dict, allow: tuple) -> nn.Module:
             f"pass your own class in allow=({name},) if you trust it")
     return cls(**config["config"])
 
-# %% ../nbs/12_train.ipynb #120018
+# %% ../nbs/12_train.ipynb #120022
 def shipped() -> list[str]:
     "Names of the models that come with this package."
     root = resources.files("gud_nb") / "weights"
@@ -165,7 +234,7 @@ def _folder(name: str | Path) -> Path:
     except Exception as e: raise ValueError(f"the hub gave no model {str(name)!r} ({type(e).__name__}): check the name and the connection, "
                                             f"or take one of {', '.join(shipped()) or '(none shipped)'}") from e
 
-# %% ../nbs/12_train.ipynb #120019
+# %% ../nbs/12_train.ipynb #120023
 @patch
 def save_pretrained(self: ScoreModel,
                     folder: Path | str,
@@ -177,14 +246,15 @@ def save_pretrained(self: ScoreModel,
     tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
     require(hasattr(self.network, "config"), f"{type(self.network).__name__} has no attribute `config` (its constructor's arguments): give it one to save it")
     law = None if self.head is None else self.head.law
-    config = dict(format="gud_nb model", phases=self.phases, about=about or {},
+    config = dict(format="gud_nb model", phases=self.phases, channel=self.channel, about=about or {},
+                  groups=describe(self.groups, tensors, "groups"), family=describe(self.family, tensors, "family"),
                   network={"class": f"{type(self.network).__module__}.{type(self.network).__qualname__}", "config": self.network.config},
                   diffusion=describe(self.diffusion, tensors, "diffusion"), basis=describe(self.basis, tensors, "basis"), head=describe(law, tensors, "head"))
     if dtype: tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     write_atomic(Path(folder) / "model.safetensors", lambda p: save_file(tensors, p))
     return write_atomic(Path(folder) / "config.json", lambda p: p.write_text(json.dumps(config, indent=1))).parent
 
-# %% ../nbs/12_train.ipynb #120020
+# %% ../nbs/12_train.ipynb #120024
 def from_pretrained(name: str | Path,    # folder, shipped name, or user/model on the hub
                     allow: tuple = (),   # your own classes that may occur
                     device=None) -> ScoreModel:
@@ -198,14 +268,14 @@ def from_pretrained(name: str | Path,    # folder, shipped name, or user/model o
     weights = {k[8:]: v.float() if v.is_floating_point() else v for k, v in tensors.items() if k.startswith("network.")}
     try: network.load_state_dict(weights)
     except RuntimeError as e: raise ValueError(f"the weights in {folder} are of another network than {config['network']}: {str(e).splitlines()[1].strip()}") from e
-    diffusion, basis, head = (rebuild(config[part], tensors, allow) for part in ("diffusion", "basis", "head"))
-    model = ScoreModel(network, diffusion, basis, head, config["phases"]).to(device)
-    model.about = config["about"]
+    parts = {p: rebuild(config.get(p), tensors, allow) for p in ("diffusion", "basis", "head", "groups", "family")}
+    model = ScoreModel(network, *(parts[p] for p in ("diffusion", "basis", "head")), config["phases"], parts["groups"], config.get("channel", False)).to(device)
+    model.about, model.family = config["about"], parts["family"]
     return model.eval()
 
 ScoreModel.from_pretrained = staticmethod(from_pretrained)
 
-# %% ../nbs/12_train.ipynb #120024
+# %% ../nbs/12_train.ipynb #120028
 @dataclass
 class Training:
     "How to train; every field has a sensible default."
@@ -218,6 +288,7 @@ class Training:
     ema: float = .999            # decay of the average of the weights
     seed: int = 0
     flips: bool = False          # mirror images left to right, at random
+    unlabelled: float = 0.       # share of labels that are dropped, for guidance later
     mixed: bool = False          # bfloat16 in the network, where the device has it
     weight: object = eps_weight  # see room 07
     times: object = None         # distribution of times: a function of uniform u, e.g. `snr_times(diffusion)`; None: uniform
@@ -227,6 +298,7 @@ class Training:
         require((self.steps is None) != (self.minutes is None), f"give a budget, steps or minutes: got steps={self.steps}, minutes={self.minutes}")
         require(all(b is None or b > 0 for b in (self.steps, self.minutes)), f"the budget must be > 0: got steps={self.steps}, minutes={self.minutes}")
         require(self.batch > 0 and self.lr > 0, f"batch and lr must be > 0: got {self.batch}, {self.lr}")
+        require(0 <= self.unlabelled <= 1, f"unlabelled is a share, 0 to 1: got {self.unlabelled}")
 
     def used(self, step: int, seconds: float) -> float:
         "Share of the budget that is used, in [0, 1]."
@@ -240,7 +312,7 @@ class Training:
         "Decay of the moving average, raised slowly from the start."
         return min(self.ema, (1 + step) / (10 + step))
 
-# %% ../nbs/12_train.ipynb #120025
+# %% ../nbs/12_train.ipynb #120029
 @lru_cache(maxsize=2)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
     "The order of the data in an epoch."
@@ -252,7 +324,7 @@ def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
     epoch, i = divmod(step, n // batch)
     return _order(n, seed, epoch)[i * batch:(i + 1) * batch]
 
-# %% ../nbs/12_train.ipynb #120029
+# %% ../nbs/12_train.ipynb #120033
 def save_checkpoint(path: Path, step: int, seconds: float, network: nn.Module, average: dict, optimizer) -> Path:
     "Write the state of a training run, atomically."
     from safetensors.torch import save_file
@@ -261,7 +333,7 @@ def save_checkpoint(path: Path, step: int, seconds: float, network: nn.Module, a
     state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     return write_atomic(path, lambda p: save_file(state, p, metadata=dict(step=str(step), seconds=repr(seconds))))
 
-# %% ../nbs/12_train.ipynb #120030
+# %% ../nbs/12_train.ipynb #120034
 def load_checkpoint(path: Path, network: nn.Module, average: dict, optimizer) -> tuple[int, float]:
     "Put a run back where it was; returns its step and seconds."
     from safetensors import safe_open
@@ -278,22 +350,27 @@ def load_checkpoint(path: Path, network: nn.Module, average: dict, optimizer) ->
     optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(meta["step"]), float(meta["seconds"])
 
-# %% ../nbs/12_train.ipynb #120031
+# %% ../nbs/12_train.ipynb #120035
 class Loss(nn.Module):
     "One training loss as a module, so that distributed training sees the forward pass."
-    def __init__(self, model: ScoreModel, plan: Training):
+    def __init__(self, model: ScoreModel, plan: Training, family: Family | None = None):
         super().__init__()
-        self.model, self.plan = model, plan
+        self.model, self.plan, self.family = model, plan, family
 
     def forward(self, x: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        chi, d = self.model.basis(x), self.model.diffusion
-        noise = torch.randn(*chi.shape, d.k, generator=generator, device=chi.device)
-        aux = None if d.aux0 is None else torch.randn(*chi.shape, d.k - 1, generator=generator, device=chi.device)
-        t = spread_times(len(x), generator, device=chi.device)
-        t = t if self.plan.times is None else self.plan.times(t)
-        return score_matching(d, lambda z, t: self.model.eps(z, t, labels), chi, t, noise, aux, self.plan.weight).mean()
+        model, plan, n, where = self.model, self.plan, len(x), x.device
+        if self.family is not None: model = model.under(replace(model.diffusion, schedule=self.family.draw(n, generator)))
+        if labels is not None and plan.unlabelled:
+            drop = torch.rand(n, generator=generator, device=where) < plan.unlabelled
+            labels = torch.where(drop, model.network.config["classes"], labels)
+        chi, d = model.basis(x), model.diffusion
+        noise = torch.randn(*chi.shape, d.k, generator=generator, device=where)
+        aux = None if d.aux0 is None else torch.randn(*chi.shape, d.k - 1, generator=generator, device=where)
+        t = spread_times(n, generator, device=where)
+        t = t if plan.times is None else plan.times(t)
+        return score_matching(d, lambda z, t: model.eps(z, t, labels), chi, t, noise, aux, plan.weight).mean()
 
-# %% ../nbs/12_train.ipynb #120032
+# %% ../nbs/12_train.ipynb #120036
 def _step(loss: Loss, x: Tensor, labels, average: dict, optimizer, accelerator, step: int, seconds: float) -> dict:
     "One step of training: loss, gradient, Adam, average."
     plan, model = accelerator.unwrap_model(loss).plan, accelerator.unwrap_model(loss).model
@@ -312,11 +389,12 @@ def _step(loss: Loss, x: Tensor, labels, average: dict, optimizer, accelerator, 
         for k, v in model.network.state_dict().items(): average[k].lerp_(v, 1 - decay) if v.is_floating_point() else average[k].copy_(v)
     return dict(loss=value.detach(), gradient=norm.detach() if isinstance(norm, Tensor) else norm)
 
-# %% ../nbs/12_train.ipynb #120033
+# %% ../nbs/12_train.ipynb #120037
 def fit(model: ScoreModel,
         x: Tensor,                        # (n, *data) training data
         plan: Training,                   # budget and settings, e.g. Training(minutes=2)
         labels: Tensor | None = None,     # (n,) classes
+        schedule: Family | None = None,   # draw the clock of each image from a family; None: the model's own
         out: Path | str | None = None,    # folder for checkpoint and loss.csv; None: keep nothing
         resume: bool = False,             # go on from the checkpoint in `out`
         every: int = 50,                  # steps between lines of the log
@@ -334,7 +412,8 @@ def fit(model: ScoreModel,
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if plan.mixed else "no", log_with=trackers, project_dir=out)
     if trackers: accelerator.init_trackers("gud_nb")
     optimizer = torch.optim.Adam(model.network.parameters(), lr=plan.lr)
-    loss, optimizer = accelerator.prepare(Loss(model.train(), plan), optimizer)
+    model.family = schedule
+    loss, optimizer = accelerator.prepare(Loss(model.train(), plan, schedule), optimizer)
     average = {k: v.detach().clone() for k, v in model.network.state_dict().items()}
     path = None if out is None else Path(out) / "checkpoint.safetensors"
     step, before = load_checkpoint(path, model.network, average, optimizer.optimizer) if resume else (0, 0.)
@@ -343,7 +422,7 @@ def fit(model: ScoreModel,
     if trackers: accelerator.end_training()
     return log
 
-# %% ../nbs/12_train.ipynb #120034
+# %% ../nbs/12_train.ipynb #120038
 def _write_log(path: Path, rows: list[dict], start: bool):
     "Append rows to a CSV file, with a header at the start."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -352,7 +431,7 @@ def _write_log(path: Path, rows: list[dict], start: bool):
         if start: w.writeheader()
         w.writerows(rows)
 
-# %% ../nbs/12_train.ipynb #120035
+# %% ../nbs/12_train.ipynb #120039
 def _run(loss, x, labels, average, optimizer, accelerator, path, step, before, every, keep, progress) -> list[dict]:
     "The loop of `fit`: step until the budget is used, log, keep checkpoints."
     from tqdm.auto import tqdm

@@ -1,0 +1,172 @@
+"""GUD on two cores: the trainings and evaluations behind `nbs/32_gud_trained.ipynb`.
+
+    GUD_DATA=folder python studies/gud.py train pca-white
+    GUD_DATA=folder python studies/gud.py evaluate pca-white
+
+`studies/gud.py list` names the settings. A training takes `--minutes` of the processor (one thread) and resumes from its checkpoint if it is
+there; its model and losses go to runs/gud/<name>-<seed>. An evaluation appends rows to studies/gud.csv and leaves out what is there already.
+"""
+import argparse
+import csv
+import time
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from gud_nb.basis import DCT, PCA, Fourier, Pixel, Scaled, Wavelet, Whitened, column_order, level_order
+from gud_nb.data import cifar10, fashion_mnist
+from gud_nb.diffusion import LinearDiffusion
+from gud_nb.evaluate import feature_extractor, measure
+from gud_nb.integrators import DPMSolver
+from gud_nb.likelihood import dequantise, elbo
+from gud_nb.loss import moving
+from gud_nb.network import UNet, bands
+from gud_nb.recipe import vp
+from gud_nb.sampler import evaluations, log_snr
+from gud_nb.schedule import Family, continued, nested, sequential, soft_conditioning, tilted
+from gud_nb.train import ScoreModel, Training, fit, from_pretrained, gaussian_head
+
+warnings.filterwarnings("ignore", message=".*variances are below.*")
+ENDS, WINDOW = dict(gamma_denoise=-9., gamma_noise=3., clip=True), dict(gamma_min=-9., gamma_max=3.)
+HERE = Path(__file__).resolve().parent
+
+
+@cache
+def images(train: bool = True):
+    "Fashion-MNIST, its levels blurred once."
+    return dequantise(fashion_mnist(train=train).x, torch.Generator().manual_seed(0))
+
+@cache
+def crops():
+    "Two 16×16 crops of each CIFAR-10 image."
+    x, g = cifar10(train=True).x, torch.Generator().manual_seed(0)
+    top, left = torch.randint(17, (2, 2 * len(x)), generator=g)
+    return dequantise(torch.stack([x[i // 2, :, a:a + 16, b:b + 16] for i, (a, b) in enumerate(zip(top.tolist(), left.tolist()))]), g)
+
+def scaled(rotation, x, white: bool):
+    "Components with variances 1, or with their own and mean 1; and those variances."
+    fitted = Whitened.fit(rotation, x[:30_000], floor=1e-5)
+    size = fitted.scale.square().mean().sqrt()
+    return (fitted, fitted.scale.square()) if white else (Scaled(rotation, fitted.mean, size), (fitted.scale / size).square())
+
+def merged(*groups):
+    "Groups within groups, numbered without gaps."
+    return sum(g * 100**i for i, g in enumerate(groups)).unique(return_inverse=True)[1]
+
+def softness(rotation, white: bool, a: tuple):
+    "Components by their variance, softness a."
+    basis, variances = scaled(rotation, images(), white)
+    return basis, Family(soft_conditioning, dict(a=a), dict(variances=variances, whitened=white, **ENDS)), bands(-variances.log(), 16)
+
+def box():
+    "Softness and a tilt of the order between vertical and horizontal frequencies."
+    cosines = DCT((1, 28, 28))
+    basis, variances = scaled(cosines, images(), True)
+    other = cosines.frequencies[0] - cosines.frequencies[1]
+    return (basis, Family(tilted, dict(a=(.4, 1.6), w=(-.6, .6)), dict(variances=variances, other=other, whitened=True, **ENDS)),
+            merged(bands(-variances.log(), 8), bands(other, 4)))
+
+def haar_columns():
+    "Levels from coarse to fine, columns from left to right."
+    haar = Wavelet((1, 28, 28), "haar", 2)
+    level, column = level_order(haar), column_order(haar)
+    family = Family(nested, dict(a=(0., 6.), b=(0., .8)), dict(outer=level, inner=column, **WINDOW))
+    return scaled(haar, images(), True)[0], family, merged(bands(column, 28), level.long())
+
+def columns():
+    "Pixels, column after column."
+    pixel = Pixel((1, 28, 28))
+    return scaled(pixel, images(), False)[0], Family(sequential, dict(b=(0., .95)), dict(order=column_order(pixel), **WINDOW)), bands(column_order(pixel), 28)
+
+def crop_columns():
+    "Crops of photographs, column after column, the first few of them known."
+    pixel = Pixel((3, 16, 16))
+    family = Family(continued, dict(known=(0., 12.), b=(0., .9)), dict(order=column_order(pixel), **WINDOW))
+    return scaled(pixel, crops(), False)[0], family, bands(column_order(pixel), 16)
+
+@cache
+def principal(): return PCA.fit(images()[:30_000], floor=1e-8)
+
+ROTATIONS = dict(pca=principal, dct=lambda: DCT((1, 28, 28)), waves=lambda: Fourier((1, 28, 28)), haar=lambda: Wavelet((1, 28, 28), "haar", 2))
+SETTINGS = {f"{name}-{scale}": (lambda r=r, scale=scale: softness(r(), scale == "white", (0., 1.6)))
+            for name, r in ROTATIONS.items() for scale in ("white", "unit")}
+SETTINGS |= {"pca-unit-alone": lambda: softness(principal(), False, (1., 1.)), "box": box, "haar-columns": haar_columns, "columns": columns,
+             "crop-columns": crop_columns}
+for told in ("mean", "cross", "channel"): SETTINGS[f"haar-columns-{told}"] = haar_columns
+
+
+def build(name: str, seed: int) -> tuple[ScoreModel, Family, torch.Tensor]:
+    "An untrained model, its family of clocks, its data."
+    basis, family, groups = SETTINGS[name]()
+    x, (C, H, W), told = crops() if name.startswith("crop") else images(), basis.data_shape, name.rpartition("-")[2]
+    n, channel = int(groups.max()) + 1, told == "channel"
+    if told in ("mean", "channel"): n, groups = 0, None
+    diffusion = LinearDiffusion(vp(), family())
+    torch.manual_seed(seed)
+    network = UNet(C + channel, C, width=16, groups=n, cross=[2] if told == "cross" else [])
+    return ScoreModel(network, diffusion, basis, gaussian_head(diffusion, basis, x[:30_000]), groups=groups, channel=channel), family, x
+
+def train(name: str, seed: int, minutes: float):
+    out = Path("runs/gud") / f"{name}-{seed}"
+    model, family, x = build(name, seed)
+    plan = Training(minutes=minutes, batch=128, lr=2e-3, warmup=200, ema=.998, seed=seed, mixed=True, weight=moving(), clock=time.process_time)
+    last = fit(model, x, plan, schedule=family, out=out, resume=(out / "checkpoint.safetensors").exists(), keep=30., cpu=True)[-1]
+    about = dict(data="cifar10, crops of 16×16" if name.startswith("crop") else "fashion_mnist", setting=name, images=last["images"], steps=last["step"],
+                 processor_seconds=last["seconds"], seed=seed, batch=128, width=16, loss=last["loss"])
+    model.save_pretrained(out / "model", about=about)
+    print(about, flush=True)
+
+
+POINTS = {"haar-columns": [dict(a=a, b=b) for a in (0., 2., 6.) for b in (0., .4, .8)], "columns": [dict(b=b) for b in (0., .3, .6, .9)],
+          "box": [dict(a=a, w=w) for a in (.4, .7, 1., 1.3, 1.6) for w in (-.6, -.3, 0., .3, .6)], "pca-unit-alone": [dict(a=1.)],
+          **{f"haar-columns-{told}": [dict(a=2., b=.4), dict(a=0., b=0.), dict(a=6., b=.8)] for told in ("mean", "cross", "channel")}}
+FIELDS = ["name", "seed", "at", "images", "measure", "value", "error", "n", "evaluations", "processor_seconds"]
+
+def bits(model, test, draws: int = 8) -> tuple[float, float]:
+    "The variational bound in bits per dimension, over test images; the same times and noise for every model."
+    with torch.no_grad():
+        found = torch.cat([elbo(model, x, draws=draws, t0=0., prior=model.head.law.variances.clamp(min=1e-9),
+                                generator=torch.Generator().manual_seed(i)).value for i, x in enumerate(test.split(64))])
+    each = -found / (test[0].numel() * torch.log(torch.tensor(2.))) - torch.log2(torch.tensor(2 / 255))
+    return each.mean().item(), (each.std() / len(each)**.5).item()
+
+def evaluate(name: str, seed: int, n: int, steps: int, what: list):
+    out, model = HERE / "gud.csv", from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model")
+    if not out.exists(): out.write_text(",".join(FIELDS) + "\n")
+    done = {(r["name"], int(r["seed"]), r["at"], r["measure"], int(r["evaluations"])) for r in csv.DictReader(out.open())}
+    features = feature_extractor("fashion_mnist")
+    real = features(fashion_mnist(train=True).x)
+    for at in POINTS.get(name, [dict(a=a) for a in (0., .4, .7, 1., 1.3, 1.6)]):
+        member, place = model.at(**at), " ".join(f"{k}={v:g}" for k, v in at.items())
+        for measured in what:
+            spent = steps if measured == "frechet" else 0
+            if (name, seed, place, measured, spent) in done: continue
+            began = time.process_time()
+            if measured == "bits": number, (value, error) = 512, bits(member, images(False)[:512])
+            else:
+                step, g = DPMSolver(2), torch.Generator().manual_seed(0)
+                y = member.sample(n, step, log_snr(member.diffusion.schedule, steps - evaluations(step, 0)), g, batch=125)
+                number, value, error = n, float(measure(name, features(y.clamp(-1, 1)), real)["frechet"]), ""
+            row = [name, seed, place, model.about["images"], measured, f"{value:.5g}", f"{error:.2g}" if error != "" else "", number, spent,
+                   f"{time.process_time() - began:.3g}"]
+            with out.open("a", newline="") as f: csv.writer(f).writerow(row)
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["list", "train", "evaluate"])
+    parser.add_argument("name", nargs="?", choices=list(SETTINGS), metavar="name")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=6., help="of the processor")
+    parser.add_argument("--n", type=int, default=1000, help="samples for a Fréchet distance")
+    parser.add_argument("--steps", type=int, default=25, help="evaluations of the network for a sample")
+    parser.add_argument("--what", nargs="+", default=["bits", "frechet"], choices=["bits", "frechet"])
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    if a.command == "list": print("\n".join(SETTINGS))
+    elif a.name is None: parser.error("name a setting: one of " + ", ".join(SETTINGS))
+    elif a.command == "train": train(a.name, a.seed, a.minutes)
+    else: evaluate(a.name, a.seed, a.n, a.steps, a.what)
