@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ScoreModel', 'gaussian_head', 'shipped', 'from_pretrained', 'Training', 'batch_indices', 'save_checkpoint',
-           'load_checkpoint', 'Loss', 'fit']
+           'load_checkpoint', 'Loss', 'fit', 'component_losses']
 
 # %% ../nbs/12_train.ipynb #120002
 import copy, csv, json, math, time
@@ -48,9 +48,10 @@ class ScoreModel(nn.Module):
         phases: int | None = None,    # channels per data channel: 1 or k; default 1 with a head, k without
         groups: Tensor | None = None, # (*comp) integers from 0: the network is told a log-SNR for each group; None: one for all
         channel: bool = False,        # one more channel for the network: the log-SNR of what each pixel is made of
+        family: Family | None = None, # the clocks that `at` chooses from; `fit` sets it
     ):
         super().__init__()
-        self.network, self.diffusion, self.basis, self.family = network, diffusion, basis, None
+        self.network, self.diffusion, self.basis, self.family = network, diffusion, basis, family
         self.head, self.groups, self.channel = None if head is None else GaussianScore(diffusion, head), groups, channel
         self.phases = phases or (diffusion.k if head is None else 1)
         require(self.phases in (1, diffusion.k) and (head is not None or self.phases == diffusion.k),
@@ -269,8 +270,9 @@ def from_pretrained(name: str | Path,    # folder, shipped name, or user/model o
     try: network.load_state_dict(weights)
     except RuntimeError as e: raise ValueError(f"the weights in {folder} are of another network than {config['network']}: {str(e).splitlines()[1].strip()}") from e
     parts = {p: rebuild(config.get(p), tensors, allow) for p in ("diffusion", "basis", "head", "groups", "family")}
-    model = ScoreModel(network, *(parts[p] for p in ("diffusion", "basis", "head")), config["phases"], parts["groups"], config.get("channel", False)).to(device)
-    model.about, model.family = config["about"], parts["family"]
+    model = ScoreModel(network, *(parts[p] for p in ("diffusion", "basis", "head")), config["phases"], parts["groups"],
+                       config.get("channel", False), parts["family"]).to(device)
+    model.about = config["about"]
     return model.eval()
 
 ScoreModel.from_pretrained = staticmethod(from_pretrained)
@@ -394,7 +396,7 @@ def fit(model: ScoreModel,
         x: Tensor,                        # (n, *data) training data
         plan: Training,                   # budget and settings, e.g. Training(minutes=2)
         labels: Tensor | None = None,     # (n,) classes
-        schedule: Family | None = None,   # draw the clock of each image from a family; None: the model's own
+        schedule: Family | None = None,   # draw the clock of each image from a family; None: the model's family, or its one clock
         out: Path | str | None = None,    # folder for checkpoint and loss.csv; None: keep nothing
         resume: bool = False,             # go on from the checkpoint in `out`
         every: int = 50,                  # steps between lines of the log
@@ -412,8 +414,8 @@ def fit(model: ScoreModel,
     accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if plan.mixed else "no", log_with=trackers, project_dir=out)
     if trackers: accelerator.init_trackers("gud_nb")
     optimizer = torch.optim.Adam(model.network.parameters(), lr=plan.lr)
-    model.family = schedule
-    loss, optimizer = accelerator.prepare(Loss(model.train(), plan, schedule), optimizer)
+    model.family = model.family if schedule is None else schedule
+    loss, optimizer = accelerator.prepare(Loss(model.train(), plan, model.family), optimizer)
     average = {k: v.detach().clone() for k, v in model.network.state_dict().items()}
     path = None if out is None else Path(out) / "checkpoint.safetensors"
     step, before = load_checkpoint(path, model.network, average, optimizer.optimizer) if resume else (0, 0.)
@@ -457,3 +459,19 @@ def _run(loss, x, labels, average, optimizer, accelerator, path, step, before, e
     bar.close()
     network.eval()
     return log
+
+# %% ../nbs/12_train.ipynb #120053
+@torch.no_grad()
+def component_losses(model: ScoreModel,
+                     x: Tensor,                # (n, *data)
+                     times: Tensor,            # (m,) in (0, 1]
+                     generator: torch.Generator | None = None,
+                     ) -> Tensor:              # (m, *comp) mean over the data, sum over phases
+    "The squared error of the predicted noise, by time and component."
+    chi, d, out = model.basis(x), model.diffusion, []
+    require(not model.training, "got a model in training mode: call .eval() first")
+    for t in times.tolist():
+        draw = lambda k: torch.randn(*chi.shape, k, generator=generator, device=chi.device)
+        p = d.perturb(chi, t, draw(d.k), None if d.aux0 is None else d.draw_aux(draw(d.k - 1)))
+        out.append((model.eps(p.z, t) - p.eps).square().sum(-1).mean(0))
+    return torch.stack(out)
