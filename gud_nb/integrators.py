@@ -161,18 +161,20 @@ def ancestral(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor)
     def posterior():
         here, there, r = diffusion.frame(t, z), diffusion.frame(s, z), diffusion.on(z)
         B = diffusion.clock(t, z) - diffusion.clock(s, z)
-        inverse = tril_inverse(scale_tril(r, B))
-        X = inverse @ phi(r, B) @ there.T
+        rests = (B <= 0)[..., None, None]                                      # a clock that stands still: the state stays as it is
+        inverse = tril_inverse(scale_tril(r, torch.where(B > 0, B, 1.)))
+        X = inverse @ phi(r, torch.where(B > 0, B, 1.)) @ there.T
         root = tril_inverse(torch.linalg.cholesky(torch.eye(r.k, dtype=X.dtype, device=X.device) + X.mT @ X))
         gain = there.T @ root.mT @ root @ X.mT @ inverse                       # of what z shows beyond the prediction
-        return gain, act(there.T, there.w) - act(gain @ here.T, here.w), there.T @ root.mT
+        gain = torch.where(rests, there.T @ here.inverse, gain)
+        return gain, act(there.T, there.w) - act(gain @ here.T, here.w), torch.where(rests, 0., there.T @ root.mT)
     gain, point, spread = diffusion.once(posterior, z, t, s)
     chi = score_to_data(diffusion, z, score(z, t), t)[..., None]
     return act(gain, z) + point.to(z) * chi + act(spread, noise)
 
 ancestral.noises = 1
 
-# %% ../nbs/08b_integrators.ipynb #080022
+# %% ../nbs/08b_integrators.ipynb #080023
 def predictor_corrector(predictor,            # any step without a memory
                         size: float = .1,     # Langevin time δ of a correction, as a share of the step in log |w|
                         corrections: int = 1, # how many
@@ -195,7 +197,7 @@ def predictor_corrector(predictor,            # any step without a memory
     step.__name__ = f"{getattr(predictor, '__name__', 'step')} + {corrections} corrections"
     return step
 
-# %% ../nbs/08b_integrators.ipynb #080026
+# %% ../nbs/08b_integrators.ipynb #080027
 class Splitting:
     "A splitting step (Pandey, Rudolph & Mandt 2024) spelled by its letters: A position, B the other phases, O noise."
 
@@ -236,14 +238,14 @@ class Splitting:
         kick = act(vectors @ torch.diag_embed(values.clamp(min=0).sqrt()) @ vectors.mT, noise)
         return act(phi(calm, B), z) + torch.cat([self.lambda_s * kick[..., :1], kick[..., 1:]], -1)
 
-# %% ../nbs/08b_integrators.ipynb #080030
+# %% ../nbs/08b_integrators.ipynb #080031
 def _push(diffusion: LinearDiffusion, z: Tensor, change: Tensor, B0: Tensor, t, s) -> Tensor:
     "$-∫ e^{change (B - B_0)} ½D T^{-⊤} dB$ from t to s: what a constant noise adds, in changed coordinates."
     u, dB, rows = _between(diffusion, z, as_time(t, z.device), as_time(s, z.device))
     turned = torch.linalg.matrix_exp(change * (diffusion.clock(u, rows) - B0)[..., None, None])
     return -(turned @ diffusion.on(z).D @ diffusion.frame(u, rows).inverse.mT * (dB / 2)[..., None, None]).sum(0, keepdim=True)
 
-# %% ../nbs/08b_integrators.ipynb #080031
+# %% ../nbs/08b_integrators.ipynb #080032
 class Conjugate:
     "Euler's step after the change of variables with $Λ$ (λ-DDIM; Pandey, Rudolph & Mandt 2024): one evaluation, order 1."
     noises = 0
@@ -280,7 +282,7 @@ def tune_lambda(diffusion: LinearDiffusion,
         if error < best[0]: best = error, lam
     return best[1]
 
-# %% ../nbs/08b_integrators.ipynb #080033
+# %% ../nbs/08b_integrators.ipynb #080034
 class ConjugateSplitting:
     "Velocity Verlet after the change of variables of the exponential step (Pandey, Rudolph & Mandt 2024): two evaluations, order 1."
     noises, evaluations = 0, 2
@@ -299,7 +301,7 @@ class ConjugateSplitting:
         push = lambda a, b, seen: _push(diffusion, z, -r.A / 2, Bt, a, b) @ diffusion.frame(seen, z).T.mT
         return push(t, middle, t), push(t, s, t), push(middle, s, s), torch.linalg.matrix_exp(r.A / 2 * (diffusion.clock(s, z) - Bt)[..., None, None])
 
-# %% ../nbs/08b_integrators.ipynb #080037
+# %% ../nbs/08b_integrators.ipynb #080038
 _rows = [[], [1 / 5], [3 / 40, 9 / 40], [44 / 45, -56 / 15, 32 / 9], [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729],
          [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656], [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]]
 _nodes = [0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1]
@@ -318,7 +320,7 @@ def dopri_step(f,              # velocity: (y (batch, ...), s (batch,)) -> (batc
         slopes.append(f(new, s + c * h))
     return new, wide * sum(e * k for e, k in zip(_error, slopes) if e), slopes[-1]
 
-# %% ../nbs/08b_integrators.ipynb #080038
+# %% ../nbs/08b_integrators.ipynb #080039
 def dormand_prince(diffusion: LinearDiffusion, score,
                    z: Tensor,             # (batch, *comp, k) state at `start`
                    eps: float = 1e-3,     # last time
@@ -345,7 +347,7 @@ def dormand_prince(diffusion: LinearDiffusion, score,
         t = torch.where(t - eps < 1e-12, eps, t)
         h[live] = step * (.9 * size.clamp(min=1e-10) ** -.2).clamp(.2, 5)
 
-# %% ../nbs/08b_integrators.ipynb #080041
+# %% ../nbs/08b_integrators.ipynb #080042
 def gaussian_distance(step,                        # a fixed step, perhaps with a memory
                       diffusion: LinearDiffusion,
                       law: Gaussian,               # of independent components

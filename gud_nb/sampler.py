@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'analytic', 'sscs', 'ddim', 'exponential_heun', 'uniform', 'quadratic',
-           'log_snr', 'edm', 'denoise', 'sample', 'evaluations', 'guided', 'held', 'Trajectory', 'propagate',
+           'log_snr', 'edm', 'fastest', 'denoise', 'sample', 'evaluations', 'guided', 'held', 'Trajectory', 'propagate',
            'marginal_covariance', 'measure_order']
 
 # %% ../nbs/08_sampler.ipynb #080002
@@ -160,6 +160,25 @@ def edm(schedule: Schedule | LinearDiffusion,  # as for `log_snr`; with clocks p
     return torch.cat([ends[:1], _when(schedule, goal, ends[1].expand(n - 1), ends[0].expand(n - 1)), ends[1:]])
 
 # %% ../nbs/08_sampler.ipynb #080018
+def fastest(schedule: Schedule | LinearDiffusion,  # clocks, one for all or one per component; or a diffusion
+            n: int,              # number of steps
+            eps: float = 1e-3,   # last time
+            fine: int = 1024,    # intervals of time to measure the speeds on
+            ) -> Tensor:         # (n+1,) from 1 down to eps, float64
+    "Equal steps in the log-SNR of whichever component is losing most."
+    _range(n, eps)
+    knots = torch.linspace(eps ** .5, 1, fine + 1, dtype=torch.float64) ** 2
+    if isinstance(schedule, Schedule): gamma = schedule.gamma(knots)
+    else: gamma = -schedule.log_snr(knots, torch.zeros(len(knots), *(schedule.schedule.shape or schedule.recipe.shape or (1,)), schedule.k))
+    require(bool(gamma.isfinite().all()), f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier")
+    speed = gamma.reshape(len(knots), -1).diff(dim=0).amax(1)
+    require(bool(speed.sum() > 0), "no clock moves: nothing to follow")
+    way = torch.cat([torch.zeros(1, dtype=torch.float64), (speed / speed.sum() + 1e-9).cumsum(0)])
+    goal = torch.linspace(1, 0, n + 1, dtype=torch.float64) * way[-1]
+    i = torch.searchsorted(way, goal).clamp(1, fine)
+    return torch.lerp(knots[i - 1], knots[i], (goal - way[i - 1]) / (way[i] - way[i - 1])).clamp(eps, 1)
+
+# %% ../nbs/08_sampler.ipynb #080021
 def denoise(diffusion: LinearDiffusion, score, z: Tensor, t) -> Tensor:
     "The last step: reverse drift from t to 0 without noise."
     return z - as_time(t, z.device).to(z) * diffusion.reverse_drift(z, score(z, t), t)
@@ -179,7 +198,7 @@ def _draws(step, z: Tensor, n: int, noise, generator):
         elif count == 0: yield None
         else: yield torch.randn((count,) * (count > 1) + tuple(z.shape), generator=generator, device=z.device, dtype=z.dtype)
 
-# %% ../nbs/08_sampler.ipynb #080020
+# %% ../nbs/08_sampler.ipynb #080023
 def _checked(score):
     "The score, with a look at its shape."
     def inner(z: Tensor, t):
@@ -194,7 +213,7 @@ def _sound(z: Tensor, ticks: list, broken: Tensor):
     require(i < 0, f"the state is no longer finite after step {i + 1} of {len(ticks) - 1}, at t = {ticks[i + 1]:.4g}: "
             "is the network's output finite there? More steps or a smaller guidance may help")
 
-# %% ../nbs/08_sampler.ipynb #080021
+# %% ../nbs/08_sampler.ipynb #080024
 def sample(step,                     # step function (diffusion, score, z, t, s, noise) -> z, or an object with begin()
            diffusion: LinearDiffusion,
            score,                    # function (z, t) -> score
@@ -229,7 +248,7 @@ def evaluations(step, n: int, final: bool = True) -> int:
     "Number of score evaluations (NFE) of `n` steps."
     return n * getattr(step, "evaluations", 1) + getattr(step, "extra", 0) + final
 
-# %% ../nbs/08_sampler.ipynb #080026
+# %% ../nbs/08_sampler.ipynb #080029
 def guided(score,              # (z, t) -> score, with the condition
            other,              # (z, t) -> score, without it
            weight: float = 1., # 0: without, 1: with, more: beyond
@@ -256,7 +275,7 @@ class Trajectory:
     def __call__(self, i: int, t: float, z: Tensor):
         if i % self.every == 0: self.times.append(t); self.states.append(z.detach().clone())
 
-# %% ../nbs/08_sampler.ipynb #080029
+# %% ../nbs/08_sampler.ipynb #080032
 def propagate(step,             # a fixed step, perhaps with a memory
               diffusion: LinearDiffusion,
               score,            # an affine score, e.g. GaussianScore
@@ -291,7 +310,7 @@ def _prior_covariance(diffusion: LinearDiffusion, z: Tensor, t: float, joint: bo
     C = covariance(diffusion.recipe, diffusion.clock(t, z), diffusion.start)[0].expand(*z.shape[1:], diffusion.k)
     return torch.block_diag(*C.reshape(-1, *C.shape[-2:])) if joint else C
 
-# %% ../nbs/08_sampler.ipynb #080031
+# %% ../nbs/08_sampler.ipynb #080034
 def marginal_covariance(diffusion: LinearDiffusion,
                         law: Gaussian,  # of the components
                         t: float,       # in (0, 1]

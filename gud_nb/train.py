@@ -21,7 +21,7 @@ from .basis import Basis, Pixel
 from .core import Const, act, describe, rebuild, require, write_atomic
 from .diffusion import LinearDiffusion
 from .loss import eps_weight, score_matching, spread_times
-from .sampler import exponential_heun, guided, log_snr, quadratic
+from .sampler import exponential_heun, fastest, guided, quadratic
 from .sampler import sample as _sample
 from .schedule import Family
 from .score import Gaussian, GaussianScore, fit_gaussian, score_to_data
@@ -182,7 +182,7 @@ def conditional(self: ScoreModel, labels: Tensor | None = None, guidance: float 
 def sample(self: ScoreModel,
            n: int,                        # number of samples
            step=exponential_heun,         # a step function of room 08
-           times: Tensor | None = None,   # grid from 1 down; None: 25 steps, quadratic, or equal in log-SNR for a clock per component
+           times: Tensor | None = None,   # grid from 1 down; None: 25 steps, quadratic, or `fastest` for a clock per component
            generator: torch.Generator | None = None,  # on the model's device
            labels: Tensor | None = None,  # (n,) classes, for a network that has them
            guidance: float = 1.,          # 0: ignore the labels, 1: as trained, more: beyond
@@ -194,7 +194,7 @@ def sample(self: ScoreModel,
     "Draw samples from the model."
     require(n >= 1, f"want at least one sample: got n={n}")
     device, d, training, out = next(self.network.parameters()).device, self.diffusion, self.training, []
-    times = times if times is not None else quadratic(25) if d.is_scalar else log_snr(d.schedule, 25)
+    times = times if times is not None else quadratic(25) if d.is_scalar else fastest(d.schedule, 25)
     self.eval()
     noisy = bool((d.schedule.B(0.) > 0).any())
     for i in range(0, n, batch):

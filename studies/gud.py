@@ -16,16 +16,18 @@ from pathlib import Path
 import torch
 
 from gud_nb.basis import DCT, PCA, Fourier, Pixel, Scaled, Wavelet, Whitened, column_order, level_order
+from gud_nb.cli import processes
 from gud_nb.data import cifar10, fashion_mnist
-from gud_nb.diffusion import LinearDiffusion
+from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, measure
 from gud_nb.integrators import DPMSolver
 from gud_nb.likelihood import dequantise, elbo
-from gud_nb.loss import moving
+from gud_nb.loss import moving, snr_times
 from gud_nb.network import UNet, bands
 from gud_nb.recipe import vp
-from gud_nb.sampler import evaluations, log_snr
+from gud_nb.sampler import evaluations, fastest
 from gud_nb.schedule import Family, continued, nested, sequential, soft_conditioning, tilted
+from gud_nb.score import Gaussian
 from gud_nb.train import ScoreModel, Training, fit, from_pretrained, gaussian_head
 
 warnings.filterwarnings("ignore", message=".*variances are below.*")
@@ -95,10 +97,34 @@ SETTINGS = {f"{name}-{scale}": (lambda r=r, scale=scale: softness(r(), scale == 
 SETTINGS |= {"pca-unit-alone": lambda: softness(principal(), False, (1., 1.)), "box": box, "haar-columns": haar_columns, "columns": columns,
              "crop-columns": crop_columns}
 for told in ("mean", "cross", "channel"): SETTINGS[f"haar-columns-{told}"] = haar_columns
+for long in ("dct-white", "crop-columns"): SETTINGS[f"{long}-long"] = SETTINGS[long]
+PROCESSES, HEADS = ("vp", "psld", "gud"), ("plain", "isotropic", "gaussian")
+SETTINGS |= {f"head-{process}-{head}": None for process in PROCESSES for head in HEADS}
+
+
+def head_of(kind: str, law: Gaussian) -> Gaussian | None:
+    "The Gaussian that a model knows: none, one variance for all (the scaling of EDM), or that of the data."
+    if kind == "plain": return None
+    return law if kind == "gaussian" else Gaussian(law.mean, torch.full_like(law.mean, law.mean_variance))
+
+def build_head(name: str, seed: int):
+    "A process with one of three heads."
+    _, process, kind = name.split("-")
+    if process == "gud": (basis, family, groups), x = softness(principal(), False, (0., 1.6)), images()
+    else:
+        recipe, clock = processes[process]
+        basis, family, groups, x, r = scaled(Pixel((1, 28, 28)), images(), False)[0], None, None, images(), recipe()
+    diffusion = LinearDiffusion(vp(), family()) if family else LinearDiffusion(r, clock, Sigma0=hsm(r) if r.k > 1 else None)
+    law = gaussian_head(diffusion, basis, x[:30_000])
+    phases = diffusion.k if kind == "plain" else 1
+    torch.manual_seed(seed)
+    network = UNet(phases, width=16, groups=0 if groups is None else int(groups.max()) + 1)
+    return ScoreModel(network, diffusion, basis, head_of(kind, law), groups=groups, family=family), family, x
 
 
 def build(name: str, seed: int) -> tuple[ScoreModel, Family, torch.Tensor]:
     "An untrained model, its family of clocks, its data."
+    if name.startswith("head"): return build_head(name, seed)
     basis, family, groups = SETTINGS[name]()
     x, (C, H, W), told = crops() if name.startswith("crop") else images(), basis.data_shape, name.rpartition("-")[2]
     n, channel = int(groups.max()) + 1, told == "channel"
@@ -111,7 +137,8 @@ def build(name: str, seed: int) -> tuple[ScoreModel, Family, torch.Tensor]:
 def train(name: str, seed: int, minutes: float):
     out = Path("runs/gud") / f"{name}-{seed}"
     model, family, x = build(name, seed)
-    plan = Training(minutes=minutes, batch=128, lr=2e-3, warmup=200, ema=.998, seed=seed, mixed=True, weight=moving(), clock=time.process_time)
+    how = dict(weight=moving()) if family else dict(times=snr_times(model.diffusion))
+    plan = Training(minutes=minutes, batch=128, lr=2e-3, warmup=200, ema=.998, seed=seed, mixed=True, clock=time.process_time, **how)
     last = fit(model, x, plan, schedule=family, out=out, resume=(out / "checkpoint.safetensors").exists(), keep=30., cpu=True)[-1]
     about = dict(data="cifar10, crops of 16×16" if name.startswith("crop") else "fashion_mnist", setting=name, images=last["images"], steps=last["step"],
                  processor_seconds=last["seconds"], seed=seed, batch=128, width=16, loss=last["loss"])
@@ -121,7 +148,8 @@ def train(name: str, seed: int, minutes: float):
 
 POINTS = {"haar-columns": [dict(a=a, b=b) for a in (0., 2., 6.) for b in (0., .4, .8)], "columns": [dict(b=b) for b in (0., .3, .6, .9)],
           "box": [dict(a=a, w=w) for a in (.4, .7, 1., 1.3, 1.6) for w in (-.6, -.3, 0., .3, .6)], "pca-unit-alone": [dict(a=1.)],
-          **{f"haar-columns-{told}": [dict(a=2., b=.4), dict(a=0., b=0.), dict(a=6., b=.8)] for told in ("mean", "cross", "channel")}}
+          **{f"haar-columns-{told}": [dict(a=2., b=.4), dict(a=0., b=0.), dict(a=6., b=.8)] for told in ("mean", "cross", "channel")},
+          **{name: [dict(a=1.)] if "gud" in name else [{}] for name in SETTINGS if name.startswith("head")}}
 FIELDS = ["name", "seed", "at", "images", "measure", "value", "error", "n", "evaluations", "processor_seconds"]
 
 def bits(model, test, draws: int = 8) -> tuple[float, float]:
@@ -139,15 +167,19 @@ def evaluate(name: str, seed: int, n: int, steps: int, what: list):
     features = feature_extractor("fashion_mnist")
     real = features(fashion_mnist(train=True).x)
     for at in POINTS.get(name, [dict(a=a) for a in (0., .4, .7, 1., 1.3, 1.6)]):
-        member, place = model.at(**at), " ".join(f"{k}={v:g}" for k, v in at.items())
+        member, place = model.at(**at) if at else model, " ".join(f"{k}={v:g}" for k, v in at.items())
+        if name.startswith("head-gud"):                              # all three begin where the data end
+            law = gaussian_head(member.diffusion, member.basis, images()[:30_000])
+            member.prior = ScoreModel(member.network, member.diffusion, member.basis, law, groups=member.groups).prior
         for measured in what:
             spent = steps if measured == "frechet" else 0
             if (name, seed, place, measured, spent) in done: continue
             began = time.process_time()
+            if measured == "bits" and name.startswith("head"): continue
             if measured == "bits": number, (value, error) = 512, bits(member, images(False)[:512])
             else:
                 step, g = DPMSolver(2), torch.Generator().manual_seed(0)
-                y = member.sample(n, step, log_snr(member.diffusion.schedule, steps - evaluations(step, 0)), g, batch=125)
+                y = member.sample(n, step, fastest(member.diffusion, steps - evaluations(step, 0)), g, batch=125)
                 number, value, error = n, float(measure(name, features(y.clamp(-1, 1)), real)["frechet"]), ""
             row = [name, seed, place, model.about["images"], measured, f"{value:.5g}", f"{error:.2g}" if error != "" else "", number, spent,
                    f"{time.process_time() - began:.3g}"]
