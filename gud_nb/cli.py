@@ -27,7 +27,7 @@ from .likelihood import dequantise, elbo
 from .loss import moving, snr_times
 from .network import UNet, bands
 from .recipe import cld, psld, vp
-from .sampler import ddim, euler_maruyama, evaluations, exponential_heun, flow_euler, heun, log_snr, quadratic, sscs, uniform
+from .sampler import ddim, euler_maruyama, evaluations, exponential_heun, fastest, flow_euler, heun, log_snr, quadratic, sscs, uniform
 from .schedule import Family, LinearBeta, sequential, soft_conditioning
 from .train import ScoreModel, Training, fit, from_pretrained, gaussian_head
 
@@ -35,7 +35,7 @@ from .train import ScoreModel, Training, fit, from_pretrained, gaussian_head
 processes = {"vp": (vp, LinearBeta(.1, 20.)), "cld": (cld, LinearBeta(8., 8.)), "psld": (psld, LinearBeta(8., 8.))}
 samplers = {"exponential": exponential_heun, "ddim": ddim, "heun": heun, "sscs": sscs, "em": euler_maruyama, "euler": flow_euler,
             "dpm": DPMSolver(2), "dpm3": DPMSolver(3), "deis": DEIS(2), "ancestral": ancestral}
-grids = {"auto": lambda diffusion, n: quadratic(n) if diffusion.is_scalar else log_snr(diffusion.schedule, n),
+grids = {"auto": lambda diffusion, n: quadratic(n) if diffusion.is_scalar else fastest(diffusion.schedule, n), "fastest": fastest,
          "quadratic": lambda diffusion, n: quadratic(n), "uniform": lambda diffusion, n: uniform(n), "logsnr": log_snr}
 
 def choose(kind: str,      # what is chosen, for the error
@@ -313,7 +313,7 @@ def gud_sample(
     out: str = "samples.png",          # a picture (.png), or the numbers (.safetensors)
     steps: int = 25,                   # steps of the sampler
     sampler: str = "exponential",      # exponential, ddim, heun, sscs, em, euler, dpm, dpm3, deis or ancestral
-    grid: str = "auto",                # of the steps: quadratic, uniform or logsnr; auto: logsnr for a clock per component, else quadratic
+    grid: str = "auto",                # of the steps: quadratic, uniform, logsnr or fastest; auto: fastest for a clock per component, else quadratic
     softness: str | None = None,       # of a model trained for a range (default: its middle)
     label: int | None = None,          # class to draw, of a model trained with labels (default: any)
     guidance: float = 1.,              # towards that class: 0 ignores it, 1 is as trained, more exaggerates
@@ -384,7 +384,7 @@ def gud_evaluate(
     images: int = 128,                 # number of test images, for the bits
     steps: int = 25,                   # steps of the sampler
     sampler: str = "exponential",      # exponential, ddim, heun, sscs, em, euler, dpm, dpm3, deis or ancestral
-    grid: str = "auto",                # of the steps: quadratic, uniform or logsnr; auto: logsnr for a clock per component, else quadratic
+    grid: str = "auto",                # of the steps: quadratic, uniform, logsnr or fastest; auto: fastest for a clock per component, else quadratic
     out: str = "evaluation.json",      # file for the numbers
     seed: int = 0,                     # of the noise
     path: str | None = None,           # folder with local parquet files (default: the environment variable GUD_DATA, then the hub)

@@ -251,7 +251,8 @@ def save_pretrained(self: ScoreModel,
                   groups=describe(self.groups, tensors, "groups"), family=describe(self.family, tensors, "family"),
                   network={"class": f"{type(self.network).__module__}.{type(self.network).__qualname__}", "config": self.network.config},
                   diffusion=describe(self.diffusion, tensors, "diffusion"), basis=describe(self.basis, tensors, "basis"), head=describe(law, tensors, "head"))
-    if dtype: tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+    def weighty(k, v): return v.is_floating_point() and (k.startswith("network.") or v.numel() > 100_000)     # variances and scales stay exact
+    if dtype: tensors = {k: v.to(dtype) if weighty(k, v) else v for k, v in tensors.items()}
     write_atomic(Path(folder) / "model.safetensors", lambda p: save_file(tensors, p))
     return write_atomic(Path(folder) / "config.json", lambda p: p.write_text(json.dumps(config, indent=1))).parent
 

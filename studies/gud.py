@@ -5,6 +5,7 @@
 
 `studies/gud.py list` names the settings. A training takes `--minutes` of the processor (one thread) and resumes from its checkpoint if it is
 there; its model and losses go to runs/gud/<name>-<seed>. An evaluation appends rows to studies/gud.csv and leaves out what is there already.
+`ship` writes the half-precision weights of a setting into gud_nb/weights, with its card.
 """
 import argparse
 import csv
@@ -97,7 +98,7 @@ SETTINGS = {f"{name}-{scale}": (lambda r=r, scale=scale: softness(r(), scale == 
 SETTINGS |= {"pca-unit-alone": lambda: softness(principal(), False, (1., 1.)), "box": box, "haar-columns": haar_columns, "columns": columns,
              "crop-columns": crop_columns}
 for told in ("mean", "cross", "channel"): SETTINGS[f"haar-columns-{told}"] = haar_columns
-for long in ("dct-white", "crop-columns"): SETTINGS[f"{long}-long"] = SETTINGS[long]
+for long in ("dct-unit", "crop-columns"): SETTINGS[f"{long}-long"] = SETTINGS[long]
 PROCESSES, HEADS = ("vp", "psld", "gud"), ("plain", "isotropic", "gaussian")
 SETTINGS |= {f"head-{process}-{head}": None for process in PROCESSES for head in HEADS}
 
@@ -132,7 +133,7 @@ def build(name: str, seed: int) -> tuple[ScoreModel, Family, torch.Tensor]:
     diffusion = LinearDiffusion(vp(), family())
     torch.manual_seed(seed)
     network = UNet(C + channel, C, width=16, groups=n, cross=[2] if told == "cross" else [])
-    return ScoreModel(network, diffusion, basis, gaussian_head(diffusion, basis, x[:30_000]), groups=groups, channel=channel), family, x
+    return ScoreModel(network, diffusion, basis, gaussian_head(diffusion, basis, x[:30_000]), groups=groups, channel=channel, family=family), family, x
 
 def train(name: str, seed: int, minutes: float):
     out = Path("runs/gud") / f"{name}-{seed}"
@@ -159,6 +160,13 @@ def bits(model, test, draws: int = 8) -> tuple[float, float]:
                                 generator=torch.Generator().manual_seed(i)).value for i, x in enumerate(test.split(64))])
     each = -found / (test[0].numel() * torch.log(torch.tensor(2.))) - torch.log2(torch.tensor(2 / 255))
     return each.mean().item(), (each.std() / len(each)**.5).item()
+
+def untrained(name: str):
+    "The bound of the head alone, under one clock: a baseline."
+    model = build(name, 0)[0].eval()
+    value, error = bits(model.at(**POINTS.get(name, [dict(a=1.)])[0]) if model.family else model, images(False)[:512])
+    with (HERE / "gud.csv").open("a", newline="") as f: csv.writer(f).writerow([f"{name}-untrained", 0, "", 0, "bits", f"{value:.5g}", f"{error:.2g}", 512, 0, ""])
+    print(f"{name}, untrained: {value:.3f}")
 
 def evaluate(name: str, seed: int, n: int, steps: int, what: list):
     out, model = HERE / "gud.csv", from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model")
@@ -187,9 +195,47 @@ def evaluate(name: str, seed: int, n: int, steps: int, what: list):
             print(row, flush=True)
 
 
+CARD = """# {title}
+
+A score model of GUD (Gerdes, Welling & Cheng 2024) for {what}: VP in {basis}, trained for the family of clocks {family}; component variances in its head, a U-Net of
+width 16 (0.3 million parameters) that is told the noising state of {groups} groups of components, in half precision.
+
+| | |
+|---|---|
+| data | {data} |
+| training | {images:,} images, {steps:,} steps of 128, {seconds:.0f} s of one processor core, seed 0 |
+| measured | {measured} |
+| in | `nbs/32_gud_trained.ipynb` |
+| made by | `studies/gud.py`, setting `{setting}` |
+
+Limits: {limits}
+
+    gud_sample --model {title} --softness {example}
+"""
+SHIPPED = {"dct-unit-long": dict(title="gud-fashion-mnist", what="28×28 images of clothes", basis="a cosine basis with white prior",
+                family="a in [0, 1.6]", example=".7 --n 64", limits="a small network after a quarter of an hour of one core; outlines are right, texture and print are often lost; no labels."),
+           "haar-columns": dict(title="gud-haar-columns", what="28×28 images of clothes", basis="a Haar basis of two levels with the variance-matching prior",
+                family="a in [0, 6] (levels), b in [0, 0.8] (columns)", example="a=2,b=.4 --n 64", limits="five minutes of one core; made for looking at clocks, not at clothes; no labels."),
+           "crop-columns": dict(title="gud-cifar-columns", what="16×16 crops of photographs", basis="pixels", family="known in [0, 12] columns, b in [0, 0.9]",
+                example="known=0,b=.5 --n 64", limits="five minutes of one core; what it adds to a photograph is coloured clutter without large structure, no better a guess than a linear one.")}
+
+def ship(name: str):
+    "Put a trained setting among the weights of the package."
+    model, root, how = from_pretrained(Path("runs/gud") / f"{name}-0" / "model"), HERE.parent / "gud_nb" / "weights", SHIPPED[name]
+    out = HERE / "gud.csv"
+    scores = [f"{dict(bits='bound', frechet='Fréchet distance')[r['measure']]} {float(r['value']):.4g} at {r['at']}" +
+              (f" ({r['n']} samples, {r['evaluations']} evaluations)" if r["measure"] == "frechet" else " (bits per dimension, 512 images)")
+              for r in (csv.DictReader(out.open()) if out.exists() else ()) if r["name"] == name and r["at"] in ("a=1", "a=2 b=0.4")]
+    data = "two random crops of each of the 50,000 training images of CIFAR-10 (Krizhevsky 2009)" if name.startswith("crop") else \
+        "the 60,000 training images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT licence), levels blurred"
+    model.save_pretrained(root / how["title"], torch.float16, dict(model.about, measured=scores))
+    (root / how["title"] / "README.md").write_text(CARD.format(data=data, images=model.about["images"], steps=model.about["steps"], setting=name,
+        seconds=model.about["processor_seconds"], groups=int(model.groups.max()) + 1, measured="; ".join(scores) or "see there", **how), encoding="utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["list", "train", "evaluate"])
+    parser.add_argument("command", choices=["list", "train", "evaluate", "untrained", "ship"])
     parser.add_argument("name", nargs="?", choices=list(SETTINGS), metavar="name")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=6., help="of the processor")
@@ -200,5 +246,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if a.command == "list": print("\n".join(SETTINGS))
     elif a.name is None: parser.error("name a setting: one of " + ", ".join(SETTINGS))
+    elif a.command == "ship": ship(a.name)
+    elif a.command == "untrained": untrained(a.name)
     elif a.command == "train": train(a.name, a.seed, a.minutes)
     else: evaluate(a.name, a.seed, a.n, a.steps, a.what)
