@@ -103,7 +103,7 @@ def beta(self: LinearDiffusion, t, z: Tensor) -> Tensor:
     t = as_time(t, z.device)
     return self._line_up(self.schedule.beta(t), t, z)
 
-# %% ../nbs/05_diffusion.ipynb #050014
+# %% ../nbs/05_diffusion.ipynb #050015
 class Frame(NamedTuple):
     "What a time looks like from the state: all float64, with axes (batch or 1, *comp or 1s)."
     Phi: Tensor      # (..., k, k) propagator
@@ -140,7 +140,7 @@ def kernel(self: LinearDiffusion, t: float | Tensor, z: Tensor) -> tuple[Tensor,
     frame = self.frame(t, z)
     return frame.Phi, frame.T if self.aux0 is None else scale_tril(self.recipe, self.clock(t, z), self.Sigma0)
 
-# %% ../nbs/05_diffusion.ipynb #050017
+# %% ../nbs/05_diffusion.ipynb #050018
 @patch
 def perturb(self: LinearDiffusion,
             chi0: Tensor,               # (batch, *comp) components of data
@@ -162,7 +162,7 @@ def draw_aux(self: LinearDiffusion, noise: Tensor) -> Tensor | None:
     values, vectors = torch.linalg.eigh(self.aux0[..., 1:, 1:].to(noise.device))
     return act(vectors @ torch.diag_embed(values.clamp(min=0).sqrt()), noise)
 
-# %% ../nbs/05_diffusion.ipynb #050018
+# %% ../nbs/05_diffusion.ipynb #050019
 @patch
 def _start_of(self: LinearDiffusion, variance: float | Tensor | None, z: Tensor) -> Tensor | None:
     "The covariance of the whole start, for data of a variance, which is (0, 0) of it."
@@ -186,7 +186,7 @@ def prior(self: LinearDiffusion,
     if variance is not None: B = B.expand(1, *noise.shape[1:-1])
     return act(scale_tril(self.recipe, B, self._start_of(variance, noise)), noise)
 
-# %% ../nbs/05_diffusion.ipynb #050025
+# %% ../nbs/05_diffusion.ipynb #050026
 @patch
 def prior_mismatch(self: LinearDiffusion,
                    variance: float | Tensor,           # () or (*comp) of the centred data, ≥ 0
@@ -202,7 +202,7 @@ def prior_mismatch(self: LinearDiffusion,
     M = torch.linalg.solve(against.to(C).expand_as(C), C)
     return (M.diagonal(dim1=-2, dim2=-1).sum(-1) - self.k - torch.linalg.slogdet(M)[1]) / 2
 
-# %% ../nbs/05_diffusion.ipynb #050030
+# %% ../nbs/05_diffusion.ipynb #050031
 @patch
 def F(self: LinearDiffusion, t) -> Tensor:
     "Drift matrix $½βA$, of shape (*t.shape, *schedule.shape, k, k)."
@@ -227,7 +227,7 @@ def flow(self: LinearDiffusion, z: Tensor, score: Tensor, t) -> Tensor:
     beta, r = self.beta(t, z)[..., None, None] / 2, self.on(z)
     return act(beta * r.A, z) - act(beta * r.D, score)
 
-# %% ../nbs/05_diffusion.ipynb #050034
+# %% ../nbs/05_diffusion.ipynb #050035
 @patch
 def whitened(self: LinearDiffusion, t, z: Tensor) -> tuple[Tensor, Tensor]:
     "$T$ (…, k, k), the factor of all noise in the state at t, and $w = T^{-1}φ$ (…, k), the whitened signal; both float64."
