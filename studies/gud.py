@@ -148,7 +148,7 @@ def train(name: str, seed: int, minutes: float):
 
 
 POINTS = {"haar-columns": [dict(a=a, b=b) for a in (0., 2., 6.) for b in (0., .4, .8)], "columns": [dict(b=b) for b in (0., .3, .6, .9)],
-          "box": [dict(a=a, w=w) for a in (.4, .7, 1., 1.3, 1.6) for w in (-.6, -.3, 0., .3, .6)], "pca-unit-alone": [dict(a=1.)],
+          "box": [dict(a=a, w=w) for a in (.4, .7, 1., 1.3, 1.6) for w in (-.6, -.3, 0., .3, .6)], "pca-unit-alone": [dict(a=1.)], "dct-unit-long": [dict(a=a) for a in (0., .7, 1., 1.6)],
           **{f"haar-columns-{told}": [dict(a=2., b=.4), dict(a=0., b=0.), dict(a=6., b=.8)] for told in ("mean", "cross", "channel")},
           **{name: [dict(a=1.)] if "gud" in name else [{}] for name in SETTINGS if name.startswith("head")}}
 FIELDS = ["name", "seed", "at", "images", "measure", "value", "error", "n", "evaluations", "processor_seconds"]
