@@ -111,11 +111,15 @@ def quadratic(n: int,             # number of steps
     return eps + (1 - eps) * (1 - torch.arange(n + 1, dtype=torch.float64) / n) ** 2
 
 # %% ../nbs/08_sampler.ipynb #080013
-def _level(clock: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
-    "γ at times (n,), averaged over the components; of a diffusion that of all its phases together, -log |w|²."
-    if isinstance(clock, Schedule): return clock.gamma(t).reshape(len(t), -1).mean(1)
+def _levels(clock: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
+    "γ at times (n,) of each component, (n, components); of a diffusion that of all its phases together, -log |w|²."
+    if isinstance(clock, Schedule): return clock.gamma(t).reshape(len(t), -1)
     state = torch.zeros(len(t), *(clock.schedule.shape or clock.recipe.shape or (1,)), clock.k)
-    return -clock.log_snr(t, state).reshape(len(t), -1).mean(1)
+    return -clock.log_snr(t, state).reshape(len(t), -1)
+
+def _level(clock: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
+    "The same, averaged over the components, (n,)."
+    return _levels(clock, t).mean(1)
 
 def _when(schedule: Schedule, goal: Tensor, low: Tensor, high: Tensor) -> Tensor:
     "Times between `low` and `high` at which the average γ reaches `goal`, by bisection."
@@ -168,10 +172,9 @@ def fastest(schedule: Schedule | LinearDiffusion,  # clocks, one for all or one 
     "Equal steps in the log-SNR of whichever component is losing most."
     _range(n, eps)
     knots = torch.linspace(eps ** .5, 1, fine + 1, dtype=torch.float64) ** 2
-    if isinstance(schedule, Schedule): gamma = schedule.gamma(knots)
-    else: gamma = -schedule.log_snr(knots, torch.zeros(len(knots), *(schedule.schedule.shape or schedule.recipe.shape or (1,)), schedule.k))
+    gamma = _levels(schedule, knots)
     require(bool(gamma.isfinite().all()), f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier")
-    speed = gamma.reshape(len(knots), -1).diff(dim=0).amax(1)
+    speed = gamma.diff(dim=0).amax(1)
     require(bool(speed.sum() > 0), "no clock moves: nothing to follow")
     way = torch.cat([torch.zeros(1, dtype=torch.float64), (speed / speed.sum() + 1e-9).cumsum(0)])
     goal = torch.linspace(1, 0, n + 1, dtype=torch.float64) * way[-1]

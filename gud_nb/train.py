@@ -95,7 +95,7 @@ def by_component(self: ScoreModel, level: Tensor) -> Tensor:
     "Log-SNRs (batch or 1, *comp or 1s) flattened to (batch or 1, d), with the variances of the data in them."
     level = level.expand(-1, *self.basis.shape)
     law = None if self.head is None else self.head.law
-    return (level if law is None or law.vectors is not None else level + self.head._var.value.to(level).clamp(min=1e-12).log()).flatten(1)
+    return (level if law is None or law.vectors is not None else level + self.head._var.like(level).clamp(min=1e-12).log()).flatten(1)
 
 @patch
 def noise_map(self: ScoreModel, level: Tensor) -> Tensor:

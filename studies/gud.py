@@ -213,7 +213,7 @@ Limits: {limits}
     gud_sample --model {title} --softness {example}
 """
 SHIPPED = {"dct-unit-long": dict(title="gud-fashion-mnist", what="28×28 images of clothes", basis="a cosine basis with white prior",
-                family="a in [0, 1.6]", example=".7 --n 64", limits="a small network after a quarter of an hour of one core; outlines are right, texture and print are often lost; no labels."),
+                family="a in [0, 1.6]", example=".7 --n 64", limits="a small network after twelve minutes of one core; outlines are right, texture and print are often lost; no labels."),
            "haar-columns": dict(title="gud-haar-columns", what="28×28 images of clothes", basis="a Haar basis of two levels with the variance-matching prior",
                 family="a in [0, 6] (levels), b in [0, 0.8] (columns)", example="a=2,b=.4 --n 64", limits="five minutes of one core; made for looking at clocks, not at clothes; no labels."),
            "crop-columns": dict(title="gud-cifar-columns", what="16×16 crops of photographs", basis="pixels", family="known in [0, 12] columns, b in [0, 0.9]",
