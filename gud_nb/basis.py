@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Basis', 'Pixel', 'dct_matrix', 'DCT', 'Fourier', 'wavelet_matrix', 'Wavelet', 'moments', 'PCA', 'Scaled', 'Whitened',
-           'Compose', 'Pad', 'spectrum_order', 'level_order', 'radius_order', 'column_order', 'row_order',
+           'Compose', 'Columns', 'Pad', 'spectrum_order', 'level_order', 'radius_order', 'column_order', 'row_order',
            'distance_order']
 
 # %% ../nbs/04_basis.ipynb #040002
@@ -306,6 +306,26 @@ class Compose(Basis):
 
 # %% ../nbs/04_basis.ipynb #040051
 @dataclass(frozen=True)
+class Columns(Basis):
+    "One basis of a column, for each column of an image: components belong to columns, as pixels do."
+    column: Basis  # from a column (C, H), e.g. its principal components
+    width: int     # number of columns
+
+    def __post_init__(self):
+        require(not isinstance(self.column, Scaled), "got a basis with a scale: scale last, Scaled(Columns(...), mean, scale)")
+        require(len(self.column.data_shape) == 2 and self.width > 0,
+                f"got a basis for {tuple(self.column.data_shape)} and width={self.width}, want one for a column (C, H), and at least one column")
+    data_shape = property(lambda self: (*self.column.data_shape, self.width))
+    shape = property(lambda self: (*self.column.shape, self.width))
+    rotation = property(lambda self: Columns(self.column.rotation, self.width))
+    places = property(lambda self: torch.stack([torch.full(self.shape, (self.column.data_shape[-1] - 1) / 2).double(),
+                                                torch.arange(self.width).double().expand(self.shape)]))
+    def _each(self, basis, x): return basis(x.movedim(-1, 1).flatten(0, 1)).unflatten(0, (len(x), -1)).movedim(1, -1)
+    def forward(self, x): return self._each(self.column, x)
+    def inverse(self, c): return self._each(self.column.inv, c)
+
+# %% ../nbs/04_basis.ipynb #040054
+@dataclass(frozen=True)
 class Pad(Basis):
     "Images in the middle of a frame of zeros."
     data_shape: tuple  # (..., H, W)
@@ -326,7 +346,7 @@ class Pad(Basis):
         (top, left), (h, w) = self._before, self.data_shape[-2:]
         return c[..., top:top + h, left:left + w]
 
-# %% ../nbs/04_basis.ipynb #040057
+# %% ../nbs/04_basis.ipynb #040060
 def spectrum_order(variances: Tensor,  # (*shape) of the components, > 0
                    ) -> Tensor:        # (*shape)
     "$-\\log$ variance: what white noise drowns first is noised first."
@@ -346,18 +366,18 @@ def radius_order(basis: Basis,  # one that has frequencies: DCT, Fourier
             "want DCT or Fourier: of a Compose, its .outer or .inner")
     return basis.frequencies.norm(dim=0)
 
-# %% ../nbs/04_basis.ipynb #040058
+# %% ../nbs/04_basis.ipynb #040061
 def _places(basis: Basis) -> Tensor:
     require(basis.places is not None, f"got {type(basis).__name__}, whose components have no place, "
-            "want Pixel or Wavelet: of a Compose, its .outer or .inner")
+            "want Pixel, Columns or Wavelet: of a Compose, its .outer or .inner")
     return basis.places
 
-def column_order(basis: Basis,  # one whose components have a place: Pixel, Wavelet
+def column_order(basis: Basis,  # one whose components have a place: Pixel, Columns, Wavelet
                  ) -> Tensor:   # (*shape) column of the image
     "Columns further right are noised earlier."
     return _places(basis)[1]
 
-def row_order(basis: Basis,  # one whose components have a place: Pixel, Wavelet
+def row_order(basis: Basis,  # one whose components have a place: Pixel, Columns, Wavelet
               ) -> Tensor:   # (*shape) row of the image
     "Rows further down are noised earlier."
     return _places(basis)[0]
