@@ -6,7 +6,7 @@
 __all__ = ['hsm', 'Perturbed', 'lift', 'LinearDiffusion', 'Frame', 'SNRClock']
 
 # %% ../nbs/05_diffusion.ipynb #050002
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -264,6 +264,7 @@ class SNRClock(Schedule):
     shape = property(lambda self: tuple(self.inner.shape))
     count = property(lambda self: self.inner.count)
     breakpoints = property(lambda self: self.inner.breakpoints)
+    members = property(lambda self: tuple(replace(self, inner=m) for m in self.inner.members))   # of the clocks of a batch
 
     def _read(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         "B, and its slope by γ."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['begin', 'first_time', 'exact', 'rademacher', 'normal', 'divergence', 'Estimate', 'log_prob', 'dequantise',
-           'bits_per_dim', 'equal_portions', 'elbo']
+           'nats_to_bits', 'bits_per_dim', 'equal_portions', 'elbo']
 
 # %% ../nbs/09_likelihood.ipynb #090002
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 from .core import act, require
 from .diffusion import LinearDiffusion
 from .integrators import dopri_step
-from .score import Gaussian, GaussianScore
+from .score import Factors, Gaussian, GaussianScore
 
 # %% ../nbs/09_likelihood.ipynb #090005
 def begin(diffusion: LinearDiffusion,
@@ -265,6 +265,13 @@ def dequantise(x: Tensor,           # integers 0 to levels - 1, or their places 
     noise = torch.rand(x.shape, generator=generator, device=where, dtype=level.dtype).to(x.device)
     return (level.round() + noise - .5) * 2 / (levels - 1) - 1
 
+def nats_to_bits(nats: Tensor | float,  # log density of data in [-1, 1]
+                 dims: int,             # numbers in a datum
+                 levels: int = 256,     # that each of them can take
+                 ) -> Tensor | float:
+    "Bits per dimension of data with levels, from the log density of their dequantised values."
+    return -nats / (dims * math.log(2)) - math.log2(2 / (levels - 1))
+
 def bits_per_dim(model,                      # as for log_prob
                  x: Tensor,                  # (batch, *data) integers, or their places in [-1, 1]
                  levels: int = 256,          # that the data can take
@@ -277,8 +284,7 @@ def bits_per_dim(model,                      # as for log_prob
     require(not tighten or _probe(probe, n) is exact, "tighten wants exact traces: pass probe=exact")
     W = torch.stack([log_prob(model, dequantise(x, generator, levels), generator=generator, **how).value for _ in range(draws)])
     value, error = _combine(W, True, tighten)
-    bits = x[0].numel() * math.log(2)
-    return Estimate(-value / bits - math.log2(2 / (levels - 1)), error / bits)
+    return Estimate(nats_to_bits(value, x[0].numel(), levels), error / (x[0].numel() * math.log(2)))
 
 # %% ../nbs/09_likelihood.ipynb #090043
 def equal_portions(diffusion: LinearDiffusion,
@@ -312,13 +318,17 @@ def _wrong(diffusion: LinearDiffusion, score, chi: Tensor, t, lam: Tensor, gener
     noise, w = noise.double(), frame.w
     return s.double() + act(frame.inverse.mT, noise), (chi - lam * (w * noise).sum(-1)) / (1 + lam * w.square().sum(-1))
 
-def _ends(chi: Tensor, a: Tensor, b: Tensor, lam: Tensor, off: Tensor | float) -> Tensor:
-    "Decoder of data with the signal-to-noise ratio `a`, minus the divergence from the prior at `b`: (batch,)."
+def _decoder(chi: Tensor, a: Tensor, lam: Tensor, off: Tensor | float) -> Tensor:
+    "Log density of data by a decoder that sees them with the signal-to-noise ratio `a`, (batch,)."
     v, square = torch.where(lam > 0, lam / (1 + lam * a), 1 / a), chi.double().square()
     known = (square / lam.clamp(min=1e-300) + lam * a) / (1 + lam * a)      # expected error of a Gaussian's data prediction, over v
-    decoder = -(torch.where(lam > 0, known + off / v, 1.) + v.log() + math.log(2 * math.pi)) / 2
-    last = ((1 + b * square) / (1 + lam * b) - 1 + torch.log1p(lam * b)) / 2
-    return (decoder - last).flatten(1).sum(1)
+    return -(torch.where(lam > 0, known + off / v, 1.) + v.log() + math.log(2 * math.pi)).flatten(1).sum(1) / 2
+
+def _divergence(last: GaussianScore, chi: Tensor, w: Tensor) -> Tensor:
+    "Of the state at t = 1, given the data, from a prior that is the law of noised Gaussian data: (batch,)."
+    p = w.norm(dim=-1) * (chi.double() - last.law.mean.to(chi.device))
+    each = p * last.remaining(p, w) - last.explained(w)
+    return (each.expand_as(p).flatten(1).sum(1) + last.log_det(w)) / 2
 
 def _path(chi: Tensor, lam: Tensor, a: Tensor) -> Tensor:
     "Half of the integral over the signal-to-noise ratio, up to a, of the expected $(χ - χ̂)^2$ of a Gaussian of variances `lam`."
@@ -331,17 +341,19 @@ def elbo(model,                        # as for log_prob
          labels: Tensor | None = None, # (batch,)
          draws: int = 16,              # of time and noise for each sample; standard errors want 2 or more
          t0: float | None = None,      # where the decoder takes over; None: `first_time`
-         prior: Tensor | float = 0.,   # variances () or (*comp) of the data that prior and decoder know; 0: neither does
+         prior: Tensor | float | Gaussian | Factors = 0.,  # variances () or (*comp) of the data that prior and decoder know, or a law, for the prior; 0: neither does
          generator: torch.Generator | None = None) -> Estimate:        # (batch,) nats
     "A bound on the log density of data under the stochastic process of a score: the likelihood-weighted training loss."
     diffusion, basis, score = _parts(model, labels)
     require(draws >= 1, f"want at least one draw: got {draws}")
     chi, volume = _components(basis, x)
-    z, lam = chi.new_zeros(*chi.shape, diffusion.k), torch.as_tensor(prior).double().expand(chi.shape[1:]).to(chi.device)
+    law = prior if isinstance(prior, (Gaussian, Factors)) else Gaussian(torch.zeros(chi.shape[1:]), torch.as_tensor(prior).double().expand(chi.shape[1:]))
+    z, lam = chi.new_zeros(*chi.shape, diffusion.k), law.component_variances.to(chi.device)
     known, t0 = bool((lam > 0).all()), first_time(diffusion, z) if t0 is None else t0
     require((known or not bool(lam.any())) and 0 <= t0 < 1, f"want t0 in [0, 1) and all variances > 0, or 0: got {t0} and {prior}")
     near = lam if known else torch.ones_like(lam)
     times, D = equal_portions(diffusion, z, t0, near), diffusion.on(z).D
+    last = _divergence(GaussianScore(diffusion, law), chi, diffusion.frame(1., z).w)
     a, b = (diffusion.frame(t, z).w.square().sum(-1) for t in (t0, 1.))
     gauss, W = (_path(chi, near, a) - _path(chi, near, b)).flatten(1).sum(1), []
     for j in range(draws):
@@ -355,5 +367,5 @@ def elbo(model,                        # as for log_prob
             delta, miss = _wrong(diffusion, score, chi, t0, near, generator, where, j)
             T, w = diffusion.whitened(t0, z)
             off = ((act(T.mT, delta) * w).sum(-1) / w.square().sum(-1)).square() - miss.square()
-        W.append(_ends(chi, a, b, lam, off) - loss - volume)
+        W.append(_decoder(chi, a, lam, off) - last - loss - volume)
     return _combine(torch.stack(W), True, False)

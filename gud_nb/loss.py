@@ -7,11 +7,12 @@ __all__ = ['eps_weight', 'likelihood_weight', 'moving', 'spread_times', 'score_m
 
 # %% ../nbs/07_loss.ipynb #070002
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .core import act, require
+from .core import Const, act, require
 from .diffusion import LinearDiffusion
 from .transition import tril_inverse
 
@@ -35,7 +36,7 @@ def moving(weight=eps_weight,   # eps_weight, likelihood_weight, or your own
         return (diffusion.beta(t, z) > 0).double()[..., None, None] * weight(diffusion, t, z)
     return inner
 
-# %% ../nbs/07_loss.ipynb #070013
+# %% ../nbs/07_loss.ipynb #070015
 def spread_times(n: int,                     # batch size
                  generator: torch.Generator | None = None,
                  eps: float = 1e-5,          # smallest time, in (0, 1)
@@ -62,19 +63,36 @@ def score_matching(diffusion: LinearDiffusion,
     require(error.shape == noise.shape, f"the model must return noise of shape {tuple(noise.shape)}: got an error of shape {tuple(error.shape)}")
     return (error * act(weight(diffusion, t, p.z), error)).sum(-1).flatten(1).mean(1)
 
-# %% ../nbs/07_loss.ipynb #070016
+# %% ../nbs/07_loss.ipynb #070018
 def snr_times(diffusion: LinearDiffusion,
-              eps: float = 1e-5,   # smallest time
-              n: int = 2048,       # size of the table
-              ):                   # function of uniform u (batch,) giving times (batch,), float64
-    "Times whose log-SNR is distributed as under the cosine schedule, whatever the recipe and its clock."
-    require(diffusion.is_scalar, "want one clock for all components: a clock per component has no single signal-to-noise ratio")
-    t = torch.logspace(math.log10(eps), 0, n, dtype=torch.float64)
-    level = diffusion.log_snr(t, torch.zeros(n, 1, diffusion.k, dtype=torch.float64))[:, 0].flip(0)          # rising, as times fall
-    def times(u: Tensor) -> Tensor:
-        want = -2 * torch.log(torch.tan(math.pi / 2 * u.clamp(1e-12, 1 - 1e-12)))
-        known, grid = level.to(u.device), t.flip(0).to(u.device)
-        i = torch.searchsorted(known, want).clamp(1, n - 1)
-        share = ((want - known[i - 1]) / (known[i] - known[i - 1])).clamp(0, 1)
-        return torch.lerp(grid[i - 1], grid[i], share)
+              variances: float | Tensor = 1.,     # () or (*comp) of the data's components in the scale of the diffusion, > 0
+              weights: Tensor | None = None,      # (*comp) how often to look at each component; None: as `variances`
+              share: float = 1.,                  # of the times; the others are uniform
+              eps: float = 1e-5,                  # smallest time
+              n: int = 2048,                      # size of the table for one clock, a sixteenth for each of many
+              ):                                  # function (u, another diffusion or None), giving times (batch,) for uniform u (batch,), float64
+    "Times at which the log-SNR of a component, picked by its variance, is distributed as under the cosine schedule."
+    v = torch.as_tensor(variances, dtype=torch.float64).detach().cpu()
+    p = v if weights is None else torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
+    require(bool((v > 0).all() and (p >= 0).all() and p.sum() > 0), f"variances must be > 0, weights ≥ 0: got down to {v.min():.3g} and {p.min():.3g}")
+    require(p.shape == v.shape and 0 <= share <= 1, f"got weights of shape {tuple(p.shape)} for variances {tuple(v.shape)}, share={share}: want the same shape, and a share in [0, 1]")
+    v, p = Const(v.log()), Const(p / p.sum())
+
+    def table(d: LinearDiffusion, m: int, u: Tensor) -> tuple[Tensor, Tensor]:
+        "Times, rising, and their distribution function."
+        t = torch.linspace(eps, 1, m, dtype=torch.float64, device=u.device)
+        if d.is_scalar: t = eps ** (1 - t)
+        level = d.log_snr(t, u.new_zeros(m, *(v.value.shape or d.schedule.shape or d.recipe.shape or (1,)), d.k)) + v.like(u)
+        U = (2 / math.pi * torch.atan(torch.exp(-level / 2)) * p.like(u)).flatten(1).sum(1)
+        U = (U - U[0]) / (U[-1] - U[0]).clamp(min=1e-300)
+        return t, share * U + (1 - share) * (t - t[0]) / (t[-1] - t[0])
+
+    def times(u: Tensor, other: LinearDiffusion | None = None) -> Tensor:
+        d = diffusion if other is None else other
+        if d.schedule.count is not None:                         # the clocks of a batch, each with its own images
+            clocks = d.schedule.members
+            return torch.cat([times(part, replace(d, schedule=c)) for part, c in zip(u.tensor_split(len(clocks)), clocks)])
+        t, U = table(d, n if d.is_scalar else n // 16, u.double())
+        i = torch.searchsorted(U, u.double()).clamp(1, len(t) - 1)
+        return torch.lerp(t[i - 1], t[i], ((u - U[i - 1]) / (U[i] - U[i - 1]).clamp(min=1e-300)).clamp(0, 1))
     return times

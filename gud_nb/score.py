@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['eps_to_score', 'score_to_eps', 'score_to_data', 'data_to_score', 'eps_to_data', 'v_to_data', 'data_to_v', 'Gaussian',
-           'gaussian', 'fit_gaussian', 'GaussianScore', 'MixtureScore']
+           'gaussian', 'fit_gaussian', 'Factors', 'fit_factors', 'GaussianScore', 'MixtureScore']
 
 # %% ../nbs/06_score.ipynb #060002
 import math
@@ -102,6 +102,12 @@ class Gaussian:
         return (self.variances.sum().item() + (d - r) * self.rest) / d
 
     @property
+    def component_variances(self) -> Tensor:
+        "Variances (*comp) of each component alone."
+        if self.vectors is None: return self.variances
+        return (self.rest + self.vectors.square() @ (self.variances - self.rest)).reshape(self.mean.shape)
+
+    @property
     def covariance(self) -> Tensor:
         "The covariance matrix (d, d) of the flattened components."
         if self.vectors is None: return torch.diag(self.variances.flatten())
@@ -133,20 +139,59 @@ def fit_gaussian(chi: Tensor,              # (n, *comp) components of data
     return gaussian(mean, cov.diagonal().reshape(mean.shape)) if independent else gaussian(mean, cov, rank)
 
 # %% ../nbs/06_score.ipynb #060019
+@dataclass(frozen=True, eq=False)
+class Factors:
+    "A normal law of components with a few common factors: covariance $FF^⊤ + diag(ψ)$."
+    mean: Tensor      # (*comp)
+    loadings: Tensor  # (d, r), d = number of components
+    rest: Tensor      # (*comp) ψ, > 0
+
+    def __post_init__(self):
+        for name in ("mean", "loadings", "rest"): object.__setattr__(self, name, getattr(self, name).detach().double().cpu())
+        require(self.loadings.ndim == 2 and len(self.loadings) == self.mean.numel() and self.rest.shape == self.mean.shape,
+                f"got loadings {tuple(self.loadings.shape)} and a rest {tuple(self.rest.shape)}, want ({self.mean.numel()}, r) and {tuple(self.mean.shape)}")
+        require(bool((self.rest > 0).all()), f"the rest must be > 0: got down to {self.rest.min():.3g}")
+
+    component_variances = property(lambda self: self.loadings.square().sum(1).reshape(self.rest.shape) + self.rest, doc="(*comp) of each component alone")
+    mean_variance = property(lambda self: self.component_variances.mean().item(), doc="variance of a component, averaged over all of them")
+    covariance = property(lambda self: self.loadings @ self.loadings.mT + torch.diag(self.rest.flatten()), doc="(d, d) of the flattened components")
+
+def fit_factors(chi: Tensor,          # (n, *comp) components of data
+                r: int = 48,          # number of factors
+                steps: int = 30,      # of the alternation
+                floor: float = 1e-3,  # smallest share of a variance that is left to ψ, in (0, 1)
+                ) -> Factors:
+    "The law with r common factors that is nearest to the data's mean and covariance."
+    mean, cov = moments(chi)
+    d = len(cov)
+    require(1 <= r < d and steps >= 1 and 0 < floor < 1, f"want 1 ≤ r < {d} factors, at least one step and a floor in (0, 1): got r={r}, steps={steps}, floor={floor}")
+    scale = cov.diagonal().clamp(min=1e-6 * cov.diagonal().mean()).sqrt()
+    C, psi = cov / scale[:, None] / scale, torch.full((d,), .5, dtype=cov.dtype)
+    for _ in range(steps):
+        x, U = torch.linalg.eigh(C / psi.sqrt()[:, None] / psi.sqrt())
+        F = psi.sqrt()[:, None] * U[:, -r:] * (x[-r:] - 1).clamp(min=0).sqrt()
+        psi = (1 - F.square().sum(1)).clamp(floor, 1)
+    return Factors(mean.reshape(chi.shape[1:]), F * scale[:, None], (psi * scale ** 2).reshape(chi.shape[1:]))
+
+# %% ../nbs/06_score.ipynb #060022
 class GaussianScore:
     "The exact score `(z, t)` of Gaussian data, for any recipe and any clocks."
     def __init__(self, diffusion: LinearDiffusion,
-                 mean: Tensor | Gaussian,    # (*comp), or the whole law
-                 cov: Tensor | None = None): # (*comp) variances or (d, d); None if `mean` is a law
-        self.diffusion, self.law = diffusion, mean if isinstance(mean, Gaussian) else gaussian(mean, cov)
-        self._mean, self._var = Const(self.law.mean), Const(self.law.variances)
-        self._V = None if self.law.vectors is None else Const(self.law.vectors)
+                 mean: Tensor | Gaussian | Factors,  # (*comp), or the whole law
+                 cov: Tensor | None = None):         # (*comp) variances or (d, d); None if `mean` is a law
+        self.diffusion, self.law = diffusion, mean if isinstance(mean, (Gaussian, Factors)) else gaussian(mean, cov)
+        self._mean, self._each = Const(self.law.mean), Const(self.law.component_variances)
+        self._F = (Const(self.law.loadings), Const(self.law.rest)) if isinstance(self.law, Factors) else None
+        self._V = None if self._F or self.law.vectors is None else Const(self.law.vectors)
+        self._var = None if self._F else Const(self.law.variances)
         self._C, self._latest = None, (None, None)
         if self._V is None or diffusion.is_scalar: return
         n = self.law.mean.numel()
-        require(n <= 1024, f"got {n} correlated components and not one clock for all, which takes the spectrum of a matrix of that size "
-                "at each time: want at most 1024, or give variances, in a basis in which the components are uncorrelated")
+        require(n <= 1024, f"got {n} correlated components and not one clock for all, which takes the inverse of a matrix of that size "
+                "at each time: want at most 1024; or a few common factors, or variances in a basis in which the components are uncorrelated")
         self._C = Const(self.law.covariance)
+
+    spectral = property(lambda self: self._V is not None and self._C is None, doc="whether one spectrum serves all times: correlated components under one clock")
 
     def read(self, z: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         "Whitened state $y$, split into $y_⊥$ (batch, *comp, k) and the reading $p$ (batch, *comp); with $T$ and $w$ in float64."
@@ -157,12 +202,9 @@ class GaussianScore:
                w: Tensor,              # (batch or 1, *comp or 1s, k), from `read`
                gain,                   # function (λ, |w|²) of λ|w|² alone, for a variance and the signal-to-noise ratio
                ) -> Tensor:            # (batch, *comp)
-        "Apply a function of the covariance $WCW$ of the signal in the readings to `p`."
+        "Apply a function of the covariance $WCW$ of the signal in the readings to `p`, where a spectrum is all there is to it."
         snr, lam, flat = w.square().sum(-1), self._var.value.to(p.device), p.flatten(1)
         if self._V is None: return gain(lam, snr).to(p) * p
-        if self._C is not None:
-            x, U = self._joint(w)
-            return (gain(x, torch.ones_like(x)).to(p)[:, None] * (flat[:, None] @ U.to(p)) @ U.mT.to(p)).reshape(p.shape)
         snr, V = snr.flatten(1), self._V.like(p)
         rest = gain(torch.full_like(snr, self.law.rest), snr)
         return (rest.to(p) * flat + ((gain(lam, snr) - rest).to(p) * (flat @ V)) @ V.mT).reshape(p.shape)
@@ -170,20 +212,48 @@ class GaussianScore:
     def __call__(self, z: Tensor, t: float | Tensor) -> Tensor:
         return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t))
 
-# %% ../nbs/06_score.ipynb #060021
+# %% ../nbs/06_score.ipynb #060024
 @patch
-def _joint(self: GaussianScore, w: Tensor) -> tuple[Tensor, Tensor]:
-    "Eigenvalues (batch or 1, d) and vectors (batch or 1, d, d) of $WCW$; the latest are remembered."
+def _solved(self: GaussianScore, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "|w| (batch or 1, d), $W²ψ$ or 0 (batch or 1, d), $H$ (batch or 1, d, r or d), the diagonal of Λ; the latest are remembered."
     if self._latest[0] is not w:
         size = w.norm(dim=-1).expand(-1, *self.law.mean.shape).flatten(1)
-        x, U = torch.linalg.eigh(size[:, :, None] * self._C.value.to(w) * size[:, None])
-        self._latest = w, (x.clamp(min=0), U)
+        if self._F is None:
+            own, D = torch.zeros_like(size), torch.ones_like(size)
+            L = torch.linalg.cholesky(size[:, :, None] * self._C.value.to(w) * size[:, None] + torch.eye(size.shape[1], dtype=w.dtype, device=w.device))
+            A = torch.eye(size.shape[1], dtype=w.dtype, device=w.device).expand_as(L)
+        else:
+            F, psi = (c.value.to(w.device) for c in self._F)
+            own, A = size.square() * psi.flatten(), size[..., None] * F
+            D = 1 + own
+            L = torch.linalg.cholesky(torch.eye(F.shape[1], dtype=w.dtype, device=w.device) + A.mT @ (A / D[..., None]))
+        H = torch.linalg.solve_triangular(L, (A / D[..., None]).mT, upper=False).mT
+        self._latest = w, (size, own, H, L.diagonal(dim1=-2, dim2=-1))
     return self._latest[1]
 
 @patch
+def remaining(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
+    "The noise expected in readings `p` of signal `w`, $(I + WCW)^{-1}p$, (batch, *comp)."
+    if self._F is None and self._C is None: return self.spread(p, w, lambda lam, snr: 1 / (1 + lam * snr))
+    _, own, H, _ = self._solved(w)
+    flat, H = p.flatten(1), H.to(p)
+    part = ((flat[:, None] @ H) @ H.mT)[:, 0]
+    return (part if self._F is None else flat / (1 + own).to(p) - part).reshape(p.shape)
+
+@patch
+def told(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
+    "The signal expected in readings, $WCW(I + WCW)^{-1}p$, (batch, *comp)."
+    if self._F is None and self._C is None: return self.spread(p, w, lambda lam, snr: lam * snr / (1 + lam * snr))
+    size, own, *_ = (v.to(p) for v in self._solved(w))
+    r = self.remaining(p, w).flatten(1)
+    if self._F is None: return (size * ((size * r) @ self._C.like(p))).reshape(p.shape)
+    F = self._F[0].like(p)
+    return (own * r + size * ((size * r) @ F @ F.mT)).reshape(p.shape)
+
+# %% ../nbs/06_score.ipynb #060026
+@patch
 def _products(self: GaussianScore, w: Tensor) -> Tensor:
-    "The spectrum $λ|w|²$ of $WCW$, (batch or 1, d)."
-    if self._C is not None: return self._joint(w)[0]
+    "The spectrum $λ|w|²$ of $WCW$, (batch or 1, d), where a spectrum is all there is to it."
     snr, lam = w.square().sum(-1), self._var.value.to(w.device)
     if self._V is None: return (lam * snr).flatten(1)
     snr, others = snr.flatten(1), self.law.mean.numel() - len(lam)
@@ -192,39 +262,61 @@ def _products(self: GaussianScore, w: Tensor) -> Tensor:
 @patch
 def explained(self: GaussianScore, w: Tensor) -> Tensor:
     "Share of the noise along $ŵ$ that data explain, $λ|w|²/(1 + λ|w|²)$, (batch or 1, *comp or 1s): averaged where rotations mix them."
+    if self._F is not None or self._C is not None:
+        _, own, H, _ = self._solved(w)
+        share = own / (1 + own) + H.square().sum(-1) if self._F is not None else (1 - H.square().sum(-1)).clamp(min=0)
+        return share.reshape(-1, *self.law.mean.shape)
     x = self._products(w)
     share = x / (1 + x)
-    if self._C is not None: return (self._joint(w)[1].square() @ share[..., None])[..., 0].reshape(-1, *self.law.mean.shape)
     if self._V is None: return share.reshape(-1, *self.law.mean.shape)
     return share.mean(1).reshape(w.shape[:-1])
 
-# %% ../nbs/06_score.ipynb #060022
+# %% ../nbs/06_score.ipynb #060027
 @patch
 def white(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The score in whitened coordinates, $-T^⊤s$, (batch, *comp, k): the expected noise."
     perp, p, _, w = self.read(z, t)
-    return perp + (w / w.norm(dim=-1, keepdim=True)).to(p) * self.spread(p, w, lambda lam, snr: 1 / (1 + lam * snr))[..., None]
+    return perp + (w / w.norm(dim=-1, keepdim=True)).to(p) * self.remaining(p, w)[..., None]
 
 @patch
 def data(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The data prediction $E[χ|z]$, (batch, *comp)."
     _, p, _, w = self.read(z, t)
-    return self._mean.like(p) + self.spread(p, w, lambda lam, snr: lam * snr / (1 + lam * snr)) / w.norm(dim=-1).to(p)
+    return self._mean.like(p) + self.told(p, w) / w.norm(dim=-1).to(p)
 
 @patch
 def log_prob(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The log density of the state, (batch,) in nats, float64."
     perp, p, T, w = self.read(z.double(), t)
-    known = self.spread(p, w, lambda lam, snr: 1 / (1 + lam * snr))
-    square = perp.square().sum(-1) + p * known
-    return _normal(square, T, self.diffusion.k) - torch.log1p(self._products(w)).sum(1) / 2
+    square = perp.square().sum(-1) + p * self.remaining(p, w)
+    return _normal(square, T, self.diffusion.k) - self.log_det(w) / 2
+
+@patch
+def log_det(self: GaussianScore, w: Tensor) -> Tensor:
+    "$\\log\\det(I + WCW)$, (batch or 1,)."
+    if self._F is None and self._C is None: return torch.log1p(self._products(w)).sum(1)
+    _, own, _, diagonal = self._solved(w)
+    return torch.log1p(own).sum(1) + 2 * diagonal.log().sum(1)
+
+@patch
+def draw(self: GaussianScore, noise: Tensor, t: float) -> Tensor:
+    "States with the law of noised data at one time, from standard normal `noise` (batch, *comp, k)."
+    _, _, T, w = self.read(noise, t)
+    size, unit = w.norm(dim=-1), (w / w.norm(dim=-1, keepdim=True)).to(noise)
+    p = (unit * noise).sum(-1)
+    if self._F is None and self._C is None: drawn = self.spread(p, w, lambda lam, snr: (1 + lam * snr).sqrt())
+    else:
+        W = size.expand(-1, *self.law.mean.shape).reshape(-1, 1)
+        x, U = torch.linalg.eigh(W * self.law.covariance.to(w) * W.mT)
+        drawn = (p.flatten(1) @ (U * (1 + x).sqrt() @ U.mT).to(p)).reshape(p.shape)
+    return act(T, noise + unit * (drawn - p + size.to(p) * self._mean.like(p))[..., None])
 
 def _normal(square: Tensor, T: Tensor, k: int) -> Tensor:
     "The log density, summed over components, of states with covariance $TT^⊤$ and squared whitened length `square`, (batch,)."
     volume = T.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -(square / 2 + volume + k / 2 * math.log(2 * math.pi)).flatten(1).sum(1)
 
-# %% ../nbs/06_score.ipynb #060036
+# %% ../nbs/06_score.ipynb #060043
 class MixtureScore:
     "The exact score `(z, t)` of a mixture of Gaussians with independent components, for any recipe and any clocks."
     def __init__(self, diffusion: LinearDiffusion,
@@ -249,7 +341,7 @@ class MixtureScore:
     def __call__(self, z: Tensor, t: float | Tensor) -> Tensor:
         return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t))
 
-# %% ../nbs/06_score.ipynb #060037
+# %% ../nbs/06_score.ipynb #060044
 @patch
 def _posterior(self: MixtureScore, p: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     "Log density (batch,) of centred readings (batch, d) at signals `a` (batch or 1, d), and the centred data prediction (batch, d)."
@@ -276,7 +368,7 @@ def _answers(self: MixtureScore, z: Tensor, t: float | Tensor) -> tuple:
     evidence, chi = self._posterior(p.flatten(1) - a * centre, a)
     return perp, p, T, w, evidence, (chi + centre).reshape(p.shape)
 
-# %% ../nbs/06_score.ipynb #060038
+# %% ../nbs/06_score.ipynb #060045
 @patch
 def data(self: MixtureScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The data prediction $E[χ|z]$, (batch, *comp)."

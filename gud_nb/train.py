@@ -21,10 +21,11 @@ from .basis import Basis, Pixel
 from .core import Const, act, describe, rebuild, require, write_atomic
 from .diffusion import LinearDiffusion
 from .loss import eps_weight, score_matching, spread_times
+from .loss import snr_times as _snr_times
 from .sampler import exponential_heun, fastest, guided, quadratic
 from .sampler import sample as _sample
 from .schedule import Family
-from .score import Gaussian, GaussianScore, fit_gaussian, score_to_data
+from .score import Factors, Gaussian, GaussianScore, fit_factors, fit_gaussian, score_to_data
 
 # %% ../nbs/12_train.ipynb #120005
 def _as_images(basis: Basis, v: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class ScoreModel(nn.Module):
         network: nn.Module,           # `net(x, log_snr, labels=None)` on data with phases·C channels
         diffusion: LinearDiffusion,
         basis: Basis,
-        head: Gaussian | None = None, # the Gaussian to subtract, e.g. `gaussian_head(...)`; None: plain ε-prediction
+        head: Gaussian | Factors | None = None, # the Gaussian to subtract, e.g. `gaussian_head(...)`; None: plain ε-prediction
         phases: int | None = None,    # channels per data channel: 1 or k; default 1 with a head, k without
         groups: Tensor | None = None, # (*comp) integers from 0: the network is told a log-SNR for each group; None: one for all
         channel: bool = False,        # one more channel for the network: the log-SNR of what each pixel is made of
@@ -95,7 +96,7 @@ def by_component(self: ScoreModel, level: Tensor) -> Tensor:
     "Log-SNRs (batch or 1, *comp or 1s) flattened to (batch or 1, d), with the variances of the data in them."
     level = level.expand(-1, *self.basis.shape)
     law = None if self.head is None else self.head.law
-    return (level if law is None or law.vectors is not None else level + self.head._var.like(level).clamp(min=1e-12).log()).flatten(1)
+    return (level if law is None else level + self.head._each.like(level).clamp(min=1e-12).log()).flatten(1)
 
 @patch
 def noise_map(self: ScoreModel, level: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ def white(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None 
             return self.run(z / std.to(z), w, labels, mixed)
         perp, p, T, w = self.head.read(z, t)
         size = w.norm(dim=-1)
-        known, scale = self.head.spread(p, w, lambda lam, snr: 1 / (1 + lam * snr)), self.head.explained(w).sqrt().to(p)
+        known, scale = self.head.remaining(p, w), self.head.explained(w).sqrt().to(p)
         lam = self.head.law.mean_variance
         if self.phases == 1:
             seen = (p / (1 + lam * size ** 2).sqrt().to(p))[..., None]
@@ -155,10 +156,12 @@ def eps(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = 
 def gaussian_head(diffusion: LinearDiffusion,
                   basis: Basis,
                   x: Tensor,                 # (n, *data) training data
-                  rank: int | None = None,   # eigenvectors to keep; None: all
-                  ) -> Gaussian:
-    "The data's Gaussian as this diffusion can use it: full covariance for one clock, component variances for many."
-    law = fit_gaussian(basis(x), independent=not diffusion.is_scalar, rank=rank)
+                  rank: int | None = None,   # eigenvectors to keep, None: all; for many clocks common factors, None: none; as many as components: full covariance
+                  ) -> Gaussian | Factors:
+    "The data's Gaussian as this diffusion can use it: full covariance for one clock, component variances and perhaps common factors for many."
+    many, full = not diffusion.is_scalar, rank is not None and rank >= math.prod(basis.shape)
+    if many and rank and not full: return fit_factors(basis(x), rank)
+    law = fit_gaussian(basis(x), independent=many and not full, rank=None if full else rank)
     floor = 1e-6 * law.mean_variance                              # pixels that never change
     return Gaussian(law.mean, law.variances.clamp(min=floor), law.vectors, max(law.rest, floor))
 
@@ -166,9 +169,8 @@ def gaussian_head(diffusion: LinearDiffusion,
 @patch
 def prior(self: ScoreModel, noise: Tensor) -> Tensor:
     "States at t = 1 from standard normal `noise` (batch, *comp, k): with the variances and the mean that are left there, where the head knows them."
-    law = None if self.head is None or self.head.law.vectors is not None else self.head.law
-    z = self.diffusion.prior(tuple(noise.shape[:-1]), noise, None if law is None else law.variances.to(noise.device))
-    return z if law is None else z + act(self.diffusion.frame(1., noise).Phi[..., :1], self.head._mean.like(noise)[..., None])
+    if self.head is None or self.head.spectral: return self.diffusion.prior(tuple(noise.shape[:-1]), noise)
+    return self.head.draw(noise, 1.)
 
 @patch
 def conditional(self: ScoreModel, labels: Tensor | None = None, guidance: float = 1.):
@@ -294,7 +296,7 @@ class Training:
     unlabelled: float = 0.       # share of labels that are dropped, for guidance later
     mixed: bool = False          # bfloat16 in the network, where the device has it
     weight: object = eps_weight  # see room 07
-    times: object = None         # distribution of times: a function of uniform u, e.g. `snr_times(diffusion)`; None: uniform
+    times: object = None         # distribution of times: a function of uniform u (and, for a family, of the batch's diffusion), e.g. `model.snr_times()`; None: uniform
     clock: object = time.monotonic  # function giving seconds; `time.process_time` counts the processor's time
 
     def __post_init__(self):
@@ -328,6 +330,15 @@ def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
     return _order(n, seed, epoch)[i * batch:(i + 1) * batch]
 
 # %% ../nbs/12_train.ipynb #120033
+@patch
+def snr_times(self: ScoreModel,
+              share: float = 1.):   # of the times; the others are uniform
+    "`snr_times` (room 07) for the components of this model: what to give `Training` as `times`."
+    law = None if self.head is None else self.head.law
+    v = torch.ones(()) if law is None or self.head.spectral else law.component_variances
+    return _snr_times(self.diffusion, v, v * torch.as_tensor(getattr(self.basis, "scale", 1.)).to(v) ** 2, share)
+
+# %% ../nbs/12_train.ipynb #120035
 def save_checkpoint(path: Path, step: int, seconds: float, network: nn.Module, average: dict, optimizer) -> Path:
     "Write the state of a training run, atomically."
     from safetensors.torch import save_file
@@ -336,7 +347,7 @@ def save_checkpoint(path: Path, step: int, seconds: float, network: nn.Module, a
     state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     return write_atomic(path, lambda p: save_file(state, p, metadata=dict(step=str(step), seconds=repr(seconds))))
 
-# %% ../nbs/12_train.ipynb #120034
+# %% ../nbs/12_train.ipynb #120036
 def load_checkpoint(path: Path, network: nn.Module, average: dict, optimizer) -> tuple[int, float]:
     "Put a run back where it was; returns its step and seconds."
     from safetensors import safe_open
@@ -353,7 +364,7 @@ def load_checkpoint(path: Path, network: nn.Module, average: dict, optimizer) ->
     optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(meta["step"]), float(meta["seconds"])
 
-# %% ../nbs/12_train.ipynb #120035
+# %% ../nbs/12_train.ipynb #120037
 class Loss(nn.Module):
     "One training loss as a module, so that distributed training sees the forward pass."
     def __init__(self, model: ScoreModel, plan: Training, family: Family | None = None):
@@ -370,10 +381,10 @@ class Loss(nn.Module):
         noise = torch.randn(*chi.shape, d.k, generator=generator, device=where)
         aux = None if d.aux0 is None else torch.randn(*chi.shape, d.k - 1, generator=generator, device=where)
         t = spread_times(n, generator, device=where)
-        t = t if plan.times is None else plan.times(t)
+        if plan.times is not None: t = plan.times(t) if self.family is None else plan.times(t, d)
         return score_matching(d, lambda z, t: model.eps(z, t, labels), chi, t, noise, aux, plan.weight).mean()
 
-# %% ../nbs/12_train.ipynb #120036
+# %% ../nbs/12_train.ipynb #120038
 def _step(loss: Loss, x: Tensor, labels, average: dict, optimizer, accelerator, step: int, seconds: float) -> dict:
     "One step of training: loss, gradient, Adam, average."
     plan, model = accelerator.unwrap_model(loss).plan, accelerator.unwrap_model(loss).model
@@ -392,7 +403,7 @@ def _step(loss: Loss, x: Tensor, labels, average: dict, optimizer, accelerator, 
         for k, v in model.network.state_dict().items(): average[k].lerp_(v, 1 - decay) if v.is_floating_point() else average[k].copy_(v)
     return dict(loss=value.detach(), gradient=norm.detach() if isinstance(norm, Tensor) else norm)
 
-# %% ../nbs/12_train.ipynb #120037
+# %% ../nbs/12_train.ipynb #120039
 def fit(model: ScoreModel,
         x: Tensor,                        # (n, *data) training data
         plan: Training,                   # budget and settings, e.g. Training(minutes=2)
@@ -425,7 +436,7 @@ def fit(model: ScoreModel,
     if trackers: accelerator.end_training()
     return log
 
-# %% ../nbs/12_train.ipynb #120038
+# %% ../nbs/12_train.ipynb #120040
 def _write_log(path: Path, rows: list[dict], start: bool):
     "Append rows to a CSV file, with a header at the start."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -434,7 +445,7 @@ def _write_log(path: Path, rows: list[dict], start: bool):
         if start: w.writeheader()
         w.writerows(rows)
 
-# %% ../nbs/12_train.ipynb #120039
+# %% ../nbs/12_train.ipynb #120041
 def _run(loss, x, labels, average, optimizer, accelerator, path, step, before, every, keep, progress) -> list[dict]:
     "The loop of `fit`: step until the budget is used, log, keep checkpoints."
     from tqdm.auto import tqdm
@@ -461,7 +472,7 @@ def _run(loss, x, labels, average, optimizer, accelerator, path, step, before, e
     network.eval()
     return log
 
-# %% ../nbs/12_train.ipynb #120053
+# %% ../nbs/12_train.ipynb #120058
 @torch.no_grad()
 def component_losses(model: ScoreModel,
                      x: Tensor,                # (n, *data)

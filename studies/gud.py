@@ -11,12 +11,13 @@ import argparse
 import csv
 import time
 import warnings
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from gud_nb.basis import DCT, PCA, Fourier, Pixel, Scaled, Wavelet, Whitened, column_order, level_order
+from gud_nb.basis import DCT, PCA, Basis, Columns, Fourier, Pixel, Scaled, Wavelet, Whitened, column_order, level_order
 from gud_nb.cli import processes
 from gud_nb.data import cifar10, fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
@@ -48,6 +49,20 @@ def crops():
     top, left = torch.randint(17, (2, 2 * len(x)), generator=g)
     return dequantise(torch.stack([x[i // 2, :, a:a + 16, b:b + 16] for i, (a, b) in enumerate(zip(top.tolist(), left.tolist()))]), g)
 
+@cache
+def labels(train: bool = True): return fashion_mnist(train=train).labels
+
+@dataclass
+class Setting:
+    "What is trained: components and their clocks, and how."
+    basis: Basis
+    family: Family
+    groups: torch.Tensor           # what the network is told the noise of
+    factors: int | None = None     # common factors in the head
+    share: float = 0.              # of training times by `snr_times`, instead of uniform
+    width: int = 16
+    labels: bool = False
+
 def scaled(rotation, x, white: bool):
     "Components with variances 1, or with their own and mean 1; and those variances."
     fitted = Whitened.fit(rotation, x[:30_000], floor=1e-5)
@@ -61,33 +76,34 @@ def merged(*groups):
 def softness(rotation, white: bool, a: tuple):
     "Components by their variance, softness a."
     basis, variances = scaled(rotation, images(), white)
-    return basis, Family(soft_conditioning, dict(a=a), dict(variances=variances, whitened=white, **ENDS)), bands(-variances.log(), 16)
+    return Setting(basis, Family(soft_conditioning, dict(a=a), dict(variances=variances, whitened=white, **ENDS)), bands(-variances.log(), 16))
 
 def box():
     "Softness and a tilt of the order between vertical and horizontal frequencies."
     cosines = DCT((1, 28, 28))
     basis, variances = scaled(cosines, images(), True)
     other = cosines.frequencies[0] - cosines.frequencies[1]
-    return (basis, Family(tilted, dict(a=(.4, 1.6), w=(-.6, .6)), dict(variances=variances, other=other, whitened=True, **ENDS)),
-            merged(bands(-variances.log(), 8), bands(other, 4)))
+    return Setting(basis, Family(tilted, dict(a=(.4, 1.6), w=(-.6, .6)), dict(variances=variances, other=other, whitened=True, **ENDS)),
+                   merged(bands(-variances.log(), 8), bands(other, 4)))
 
 def haar_columns():
     "Levels from coarse to fine, columns from left to right."
     haar = Wavelet((1, 28, 28), "haar", 2)
     level, column = level_order(haar), column_order(haar)
     family = Family(nested, dict(a=(0., 6.), b=(0., .8)), dict(outer=level, inner=column, **WINDOW))
-    return scaled(haar, images(), True)[0], family, merged(bands(column, 28), level.long())
+    return Setting(scaled(haar, images(), True)[0], family, merged(bands(column, 28), level.long()))
 
 def columns():
     "Pixels, column after column."
     pixel = Pixel((1, 28, 28))
-    return scaled(pixel, images(), False)[0], Family(sequential, dict(b=(0., .95)), dict(order=column_order(pixel), **WINDOW)), bands(column_order(pixel), 28)
+    return Setting(scaled(pixel, images(), False)[0], Family(sequential, dict(b=(0., .95)), dict(order=column_order(pixel), **WINDOW)), bands(column_order(pixel), 28))
 
-def crop_columns():
+def crop_columns(rotation):
     "Crops of photographs, column after column, the first few of them known."
-    pixel = Pixel((3, 16, 16))
-    family = Family(continued, dict(known=(0., 12.), b=(0., .9)), dict(order=column_order(pixel), **WINDOW))
-    return scaled(pixel, crops(), False)[0], family, bands(column_order(pixel), 16)
+    order = column_order(rotation)
+    return Setting(scaled(rotation, crops(), False)[0], Family(continued, dict(known=(0., 12.), b=(0., .9)), dict(order=order, **WINDOW)), bands(order, 16))
+
+def strips(): return Columns(PCA.fit(crops()[:30_000].movedim(-1, 1).flatten(0, 1)), 16)
 
 @cache
 def principal(): return PCA.fit(images()[:30_000], floor=1e-8)
@@ -96,9 +112,14 @@ ROTATIONS = dict(pca=principal, dct=lambda: DCT((1, 28, 28)), waves=lambda: Four
 SETTINGS = {f"{name}-{scale}": (lambda r=r, scale=scale: softness(r(), scale == "white", (0., 1.6)))
             for name, r in ROTATIONS.items() for scale in ("white", "unit")}
 SETTINGS |= {"pca-unit-alone": lambda: softness(principal(), False, (1., 1.)), "box": box, "haar-columns": haar_columns, "columns": columns,
-             "crop-columns": crop_columns}
+             "crop-columns": lambda: crop_columns(Pixel((3, 16, 16)))}
+def but(name: str, **changes): return lambda: replace(SETTINGS[name](), **changes)          # the same setting, trained otherwise
 for told in ("mean", "cross", "channel"): SETTINGS[f"haar-columns-{told}"] = haar_columns
-for long in ("dct-unit", "crop-columns"): SETTINGS[f"{long}-long"] = SETTINGS[long]
+for name in ("pca-unit-alone", "pca-unit", "pca-white", "haar-columns", "columns"): SETTINGS[f"{name}-snr"] = but(name, share=1.)
+for name in ("columns", "haar-columns"): SETTINGS |= {f"{name}-factors": but(name, factors=48), f"{name}-factors-snr": but(name, factors=48, share=1.)}
+SETTINGS |= {"dct-unit-long": SETTINGS["dct-unit"], "labels-long": but("dct-unit", share=1., width=24, labels=True),
+             "crop-strips": lambda: crop_columns(strips()), "crop-strips-factors": lambda: replace(crop_columns(strips()), factors=48, share=1.)}
+SETTINGS["crop-strips-long"] = but("crop-strips-factors", width=24)
 PROCESSES, HEADS = ("vp", "psld", "gud"), ("plain", "isotropic", "gaussian")
 SETTINGS |= {f"head-{process}-{head}": None for process in PROCESSES for head in HEADS}
 
@@ -111,7 +132,7 @@ def head_of(kind: str, law: Gaussian) -> Gaussian | None:
 def build_head(name: str, seed: int):
     "A process with one of three heads."
     _, process, kind = name.split("-")
-    if process == "gud": (basis, family, groups), x = softness(principal(), False, (0., 1.6)), images()
+    if process == "gud": setting, x = softness(principal(), False, (0., 1.6)), images(); basis, family, groups = setting.basis, setting.family, setting.groups
     else:
         recipe, clock = processes[process]
         basis, family, groups, x, r = scaled(Pixel((1, 28, 28)), images(), False)[0], None, None, images(), recipe()
@@ -126,23 +147,26 @@ def build_head(name: str, seed: int):
 def build(name: str, seed: int) -> tuple[ScoreModel, Family, torch.Tensor]:
     "An untrained model, its family of clocks, its data."
     if name.startswith("head"): return build_head(name, seed)
-    basis, family, groups = SETTINGS[name]()
-    x, (C, H, W), told = crops() if name.startswith("crop") else images(), basis.data_shape, name.rpartition("-")[2]
+    how = SETTINGS[name]()
+    x, (C, H, W), groups, told = crops() if name.startswith("crop") else images(), how.basis.data_shape, how.groups, name.rpartition("-")[2]
     n, channel = int(groups.max()) + 1, told == "channel"
     if told in ("mean", "channel"): n, groups = 0, None
-    diffusion = LinearDiffusion(vp(), family())
+    diffusion = LinearDiffusion(vp(), how.family())
     torch.manual_seed(seed)
-    network = UNet(C + channel, C, width=16, groups=n, cross=[2] if told == "cross" else [])
-    return ScoreModel(network, diffusion, basis, gaussian_head(diffusion, basis, x[:30_000]), groups=groups, channel=channel, family=family), family, x
+    network = UNet(C + channel, C, width=how.width, groups=n, cross=[2] if told == "cross" else [], classes=10 if how.labels else 0)
+    head = gaussian_head(diffusion, how.basis, x[:30_000], how.factors)
+    return ScoreModel(network, diffusion, how.basis, head, groups=groups, channel=channel, family=how.family), how.family, x
 
 def train(name: str, seed: int, minutes: float):
     out = Path("runs/gud") / f"{name}-{seed}"
     model, family, x = build(name, seed)
-    how = dict(weight=moving()) if family else dict(times=snr_times(model.diffusion))
-    plan = Training(minutes=minutes, batch=128, lr=2e-3, warmup=200, ema=.998, seed=seed, mixed=True, clock=time.process_time, **how)
-    last = fit(model, x, plan, schedule=family, out=out, resume=(out / "checkpoint.safetensors").exists(), keep=30., cpu=True)[-1]
+    setting = SETTINGS[name]() if family and SETTINGS[name] else None
+    share, known = (setting.share, setting.labels) if setting else (0., False)
+    how = dict(weight=moving(), times=model.snr_times(share) if share else None) if family else dict(times=snr_times(model.diffusion))
+    plan = Training(minutes=minutes, batch=128, lr=2e-3, warmup=200, ema=.998, seed=seed, mixed=True, clock=time.process_time, unlabelled=.1, **how)
+    last = fit(model, x, plan, labels() if known else None, schedule=family, out=out, resume=(out / "checkpoint.safetensors").exists(), keep=30., cpu=True)[-1]
     about = dict(data="cifar10, crops of 16×16" if name.startswith("crop") else "fashion_mnist", setting=name, images=last["images"], steps=last["step"],
-                 processor_seconds=last["seconds"], seed=seed, batch=128, width=16, loss=last["loss"])
+                 processor_seconds=last["seconds"], seed=seed, batch=128, width=model.network.config["width"], loss=last["loss"])
     model.save_pretrained(out / "model", about=about)
     print(about, flush=True)
 
