@@ -214,20 +214,21 @@ class GaussianScore:
 
 # %% ../nbs/06_score.ipynb #060024
 @patch
-def _solved(self: GaussianScore, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "|w| (batch or 1, d), $W²ψ$ or 0 (batch or 1, d), $H$ (batch or 1, d, r or d), the diagonal of Λ; the latest are remembered."
+def _solved(self: GaussianScore, w: Tensor, dtype=torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "|w| (batch or 1, d), $W²ψ$ or 0 (batch or 1, d), $H$ (batch or 1, d, r or d) in `dtype`, the diagonal of Λ; the latest are remembered."
     if self._latest[0] is not w:
         size = w.norm(dim=-1).expand(-1, *self.law.mean.shape).flatten(1)
         if self._F is None:
-            own, D = torch.zeros_like(size), torch.ones_like(size)
-            L = torch.linalg.cholesky(size[:, :, None] * self._C.value.to(w) * size[:, None] + torch.eye(size.shape[1], dtype=w.dtype, device=w.device))
-            A = torch.eye(size.shape[1], dtype=w.dtype, device=w.device).expand_as(L)
+            own, M = torch.zeros_like(size), size[:, :, None] * size[:, None] * self._C.value.to(w)
+            right = torch.eye(size.shape[1], dtype=dtype, device=w.device).expand_as(M)
         else:
             F, psi = (c.value.to(w.device) for c in self._F)
-            own, A = size.square() * psi.flatten(), size[..., None] * F
-            D = 1 + own
-            L = torch.linalg.cholesky(torch.eye(F.shape[1], dtype=w.dtype, device=w.device) + A.mT @ (A / D[..., None]))
-        H = torch.linalg.solve_triangular(L, (A / D[..., None]).mT, upper=False).mT
+            own = size.square() * psi.flatten()
+            right = ((size / (1 + own))[..., None] * F).mT                                                # Δ⁻¹A, transposed
+            M = right @ (size[..., None] * F)
+        M.diagonal(dim1=-2, dim2=-1).add_(1)
+        L = torch.linalg.cholesky(M)
+        H = torch.linalg.solve_triangular(L.to(dtype), right.to(dtype), upper=False).mT
         self._latest = w, (size, own, H, L.diagonal(dim1=-2, dim2=-1))
     return self._latest[1]
 
@@ -235,7 +236,7 @@ def _solved(self: GaussianScore, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
 def remaining(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
     "The noise expected in readings `p` of signal `w`, $(I + WCW)^{-1}p$, (batch, *comp)."
     if self._F is None and self._C is None: return self.spread(p, w, lambda lam, snr: 1 / (1 + lam * snr))
-    _, own, H, _ = self._solved(w)
+    _, own, H, _ = self._solved(w, p.dtype)
     flat, H = p.flatten(1), H.to(p)
     part = ((flat[:, None] @ H) @ H.mT)[:, 0]
     return (part if self._F is None else flat / (1 + own).to(p) - part).reshape(p.shape)
@@ -244,7 +245,7 @@ def remaining(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
 def told(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
     "The signal expected in readings, $WCW(I + WCW)^{-1}p$, (batch, *comp)."
     if self._F is None and self._C is None: return self.spread(p, w, lambda lam, snr: lam * snr / (1 + lam * snr))
-    size, own, *_ = (v.to(p) for v in self._solved(w))
+    size, own = (v.to(p) for v in self._solved(w, p.dtype)[:2])
     r = self.remaining(p, w).flatten(1)
     if self._F is None: return (size * ((size * r) @ self._C.like(p))).reshape(p.shape)
     F = self._F[0].like(p)
@@ -264,7 +265,8 @@ def explained(self: GaussianScore, w: Tensor) -> Tensor:
     "Share of the noise along $ŵ$ that data explain, $λ|w|²/(1 + λ|w|²)$, (batch or 1, *comp or 1s): averaged where rotations mix them."
     if self._F is not None or self._C is not None:
         _, own, H, _ = self._solved(w)
-        share = own / (1 + own) + H.square().sum(-1) if self._F is not None else (1 - H.square().sum(-1)).clamp(min=0)
+        size = torch.linalg.vector_norm(H, dim=-1).double().square()
+        share = own / (1 + own) + size if self._F is not None else (1 - size).clamp(min=0)
         return share.reshape(-1, *self.law.mean.shape)
     x = self._products(w)
     share = x / (1 + x)

@@ -50,6 +50,15 @@ def crops():
     return dequantise(torch.stack([x[i // 2, :, a:a + 16, b:b + 16] for i, (a, b) in enumerate(zip(top.tolist(), left.tolist()))]), g)
 
 @cache
+def grey():
+    "Four 16×16 crops of each CIFAR-10 image, without colour, half of them mirrored."
+    x, g = cifar10(train=True).x.mean(1, keepdim=True), torch.Generator().manual_seed(0)
+    top, left = torch.randint(17, (2, 4 * len(x)), generator=g)
+    found = torch.stack([x[i // 4, :, a:a + 16, b:b + 16] for i, (a, b) in enumerate(zip(top.tolist(), left.tolist()))])
+    found[::2] = found[::2].flip(-1)
+    return found + (torch.rand(found.shape, generator=g) - .5) / 128
+
+@cache
 def labels(train: bool = True): return fashion_mnist(train=train).labels
 
 @dataclass
@@ -98,12 +107,12 @@ def columns():
     pixel = Pixel((1, 28, 28))
     return Setting(scaled(pixel, images(), False)[0], Family(sequential, dict(b=(0., .95)), dict(order=column_order(pixel), **WINDOW)), bands(column_order(pixel), 28))
 
-def crop_columns(rotation):
+def crop_columns(rotation, x):
     "Crops of photographs, column after column, the first few of them known."
     order = column_order(rotation)
-    return Setting(scaled(rotation, crops(), False)[0], Family(continued, dict(known=(0., 12.), b=(0., .9)), dict(order=order, **WINDOW)), bands(order, 16))
+    return Setting(scaled(rotation, x, False)[0], Family(continued, dict(known=(0., 12.), b=(0., .9)), dict(order=order, **WINDOW)), bands(order, 16))
 
-def strips(): return Columns(PCA.fit(crops()[:30_000].movedim(-1, 1).flatten(0, 1)), 16)
+def strips(x): return Columns(PCA.fit(x[:30_000].movedim(-1, 1).flatten(0, 1)), 16)
 
 @cache
 def principal(): return PCA.fit(images()[:30_000], floor=1e-8)
@@ -112,14 +121,14 @@ ROTATIONS = dict(pca=principal, dct=lambda: DCT((1, 28, 28)), waves=lambda: Four
 SETTINGS = {f"{name}-{scale}": (lambda r=r, scale=scale: softness(r(), scale == "white", (0., 1.6)))
             for name, r in ROTATIONS.items() for scale in ("white", "unit")}
 SETTINGS |= {"pca-unit-alone": lambda: softness(principal(), False, (1., 1.)), "box": box, "haar-columns": haar_columns, "columns": columns,
-             "crop-columns": lambda: crop_columns(Pixel((3, 16, 16)))}
+             "crop-columns": lambda: crop_columns(Pixel((3, 16, 16)), crops())}
 def but(name: str, **changes): return lambda: replace(SETTINGS[name](), **changes)          # the same setting, trained otherwise
 for told in ("mean", "cross", "channel"): SETTINGS[f"haar-columns-{told}"] = haar_columns
 for name in ("pca-unit-alone", "pca-unit", "pca-white", "haar-columns", "columns"): SETTINGS[f"{name}-snr"] = but(name, share=1.)
 for name in ("columns", "haar-columns"): SETTINGS |= {f"{name}-factors": but(name, factors=48), f"{name}-factors-snr": but(name, factors=48, share=1.)}
 SETTINGS |= {"dct-unit-long": SETTINGS["dct-unit"], "labels-long": but("dct-unit", share=1., width=24, labels=True),
-             "crop-strips": lambda: crop_columns(strips()), "crop-strips-factors": lambda: replace(crop_columns(strips()), factors=48, share=1.)}
-SETTINGS["crop-strips-long"] = but("crop-strips-factors", width=24)
+             "crop-strips": lambda: replace(crop_columns(strips(crops()), crops()), factors=48, share=1.),
+             "crop-grey": lambda: replace(crop_columns(strips(grey()), grey()), factors=256, share=1.)}
 PROCESSES, HEADS = ("vp", "psld", "gud"), ("plain", "isotropic", "gaussian")
 SETTINGS |= {f"head-{process}-{head}": None for process in PROCESSES for head in HEADS}
 
@@ -148,7 +157,8 @@ def build(name: str, seed: int) -> tuple[ScoreModel, Family, torch.Tensor]:
     "An untrained model, its family of clocks, its data."
     if name.startswith("head"): return build_head(name, seed)
     how = SETTINGS[name]()
-    x, (C, H, W), groups, told = crops() if name.startswith("crop") else images(), how.basis.data_shape, how.groups, name.rpartition("-")[2]
+    x = grey() if name.startswith("crop-grey") else crops() if name.startswith("crop") else images()
+    (C, H, W), groups, told = how.basis.data_shape, how.groups, name.rpartition("-")[2]
     n, channel = int(groups.max()) + 1, told == "channel"
     if told in ("mean", "channel"): n, groups = 0, None
     diffusion = LinearDiffusion(vp(), how.family())
@@ -175,12 +185,17 @@ POINTS = {"haar-columns": [dict(a=a, b=b) for a in (0., 2., 6.) for b in (0., .4
           "box": [dict(a=a, w=w) for a in (.4, .7, 1., 1.3, 1.6) for w in (-.6, -.3, 0., .3, .6)], "pca-unit-alone": [dict(a=1.)], "dct-unit-long": [dict(a=a) for a in (0., .7, 1., 1.6)],
           **{f"haar-columns-{told}": [dict(a=2., b=.4), dict(a=0., b=0.), dict(a=6., b=.8)] for told in ("mean", "cross", "channel")},
           **{name: [dict(a=1.)] if "gud" in name else [{}] for name in SETTINGS if name.startswith("head")}}
+def points(name: str) -> list[dict]:
+    "Where a setting is measured: as the setting that it is a variant of."
+    base = max((k for k in POINTS if name == k or name.startswith(k + "-")), key=len, default=None)
+    return [dict(a=a) for a in (0., .4, .7, 1., 1.3, 1.6)] if base is None else POINTS[base]
+
 FIELDS = ["name", "seed", "at", "images", "measure", "value", "error", "n", "evaluations", "processor_seconds"]
 
 def bits(model, test, draws: int = 8) -> tuple[float, float]:
     "The variational bound in bits per dimension, over test images; the same times and noise for every model."
     with torch.no_grad():
-        found = torch.cat([elbo(model, x, draws=draws, t0=0., prior=model.head.law.variances.clamp(min=1e-9),
+        found = torch.cat([elbo(model, x, draws=draws, t0=0., prior=model.head.law,
                                 generator=torch.Generator().manual_seed(i)).value for i, x in enumerate(test.split(64))])
     each = -found / (test[0].numel() * torch.log(torch.tensor(2.))) - torch.log2(torch.tensor(2 / 255))
     return each.mean().item(), (each.std() / len(each)**.5).item()
@@ -188,7 +203,7 @@ def bits(model, test, draws: int = 8) -> tuple[float, float]:
 def untrained(name: str):
     "The bound of the head alone, under one clock: a baseline."
     model = build(name, 0)[0].eval()
-    value, error = bits(model.at(**POINTS.get(name, [dict(a=1.)])[0]) if model.family else model, images(False)[:512])
+    value, error = bits(model.at(**(points(name)[0] if name in POINTS else dict(a=1.))) if model.family else model, images(False)[:512])
     with (HERE / "gud.csv").open("a", newline="") as f: csv.writer(f).writerow([f"{name}-untrained", 0, "", 0, "bits", f"{value:.5g}", f"{error:.2g}", 512, 0, ""])
     print(f"{name}, untrained: {value:.3f}")
 
@@ -198,7 +213,7 @@ def evaluate(name: str, seed: int, n: int, steps: int, what: list):
     done = {(r["name"], int(r["seed"]), r["at"], r["measure"], int(r["evaluations"])) for r in csv.DictReader(out.open())}
     features = feature_extractor("fashion_mnist")
     real = features(fashion_mnist(train=True).x)
-    for at in POINTS.get(name, [dict(a=a) for a in (0., .4, .7, 1., 1.3, 1.6)]):
+    for at in points(name):
         member, place = model.at(**at) if at else model, " ".join(f"{k}={v:g}" for k, v in at.items())
         if name.startswith("head-gud"):                              # all three begin where the data end
             law = gaussian_head(member.diffusion, member.basis, images()[:30_000])
