@@ -27,7 +27,7 @@ from .likelihood import dequantise, elbo, nats_to_bits
 from .loss import moving
 from .network import UNet, bands
 from .recipe import cld, psld, vp
-from .sampler import ddim, euler_maruyama, evaluations, exponential_heun, fastest, flow_euler, heun, log_snr, quadratic, sscs, uniform
+from .sampler import ddim, default_grid, euler_maruyama, evaluations, exponential_heun, fastest, flow_euler, heun, log_snr, quadratic, sscs, uniform
 from .schedule import Family, LinearBeta, sequential, soft_conditioning
 from .train import ScoreModel, Training, fit, from_pretrained, gaussian_head
 
@@ -35,7 +35,7 @@ from .train import ScoreModel, Training, fit, from_pretrained, gaussian_head
 processes = {"vp": (vp, LinearBeta(.1, 20.)), "cld": (cld, LinearBeta(8., 8.)), "psld": (psld, LinearBeta(8., 8.))}
 samplers = {"exponential": exponential_heun, "ddim": ddim, "heun": heun, "sscs": sscs, "em": euler_maruyama, "euler": flow_euler,
             "dpm": DPMSolver(2), "dpm3": DPMSolver(3), "deis": DEIS(2), "ancestral": ancestral}
-grids = {"auto": lambda diffusion, n: quadratic(n) if diffusion.is_scalar else fastest(diffusion.schedule, n), "fastest": fastest,
+grids = {"auto": default_grid, "fastest": fastest,
          "quadratic": lambda diffusion, n: quadratic(n), "uniform": lambda diffusion, n: uniform(n), "logsnr": log_snr}
 
 def choose(kind: str,      # what is chosen, for the error

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .basis import Pixel
+from .basis import Columns, Pixel
 from .core import Const, act, as_time, require
-from .sampler import exponential_heun, log_snr, sample
+from .sampler import default_grid, exponential_heun, sample
 from .schedule import Schedule
 from .score import score_to_data
 from .train import ScoreModel
@@ -65,7 +65,7 @@ def _beginning(model: ScoreModel, score, chi: Tensor, known: Tensor, noise: Tens
     frame = d.frame(1., noise)
     signal = lambda chi: act(frame.Phi[..., :1], chi[..., None])
     seen = signal(chi) + act(frame.T, noise)
-    z, mirrored = (torch.where(still, seen, model.prior(e)) for e in (noise, -noise))
+    z, mirrored = (model.prior(e, known, seen) for e in (noise, -noise))
     if not aimed: return z
     expected = sum(score_to_data(d, y, score(y, 1.), 1.) for y in (z, mirrored)) / 2
     return torch.where(still, seen, (z - mirrored) / 2 + signal(expected))
@@ -88,7 +88,7 @@ def complete(model: ScoreModel,            # under a clock that stands still whe
              x: Tensor,                    # (batch, *data); its unknown components are not looked at
              known: Tensor | None = None,  # (*comp) bool: must be what stands still, a check; None: whatever does
              step=exponential_heun,        # a step function of room 08
-             times: Tensor | None = None,  # grid from 1 down; None: 25 steps equal in log-SNR
+             times: Tensor | None = None,  # grid from 1 down; None: 25 steps, `default_grid`
              noise: Tensor | None = None,  # (batch, *comp, k) of the start; None: from the generator
              generator: torch.Generator | None = None,  # on the device of x
              labels: Tensor | None = None, # (batch,) classes, for a network that has them
@@ -101,7 +101,7 @@ def complete(model: ScoreModel,            # under a clock that stands still whe
     d, chi, known = model.diffusion, model.basis(x), _resting(model, known).to(x.device)
     if noise is None: noise = torch.randn(*chi.shape, d.k, generator=generator, device=x.device, dtype=x.dtype)
     require(tuple(noise.shape) == (*chi.shape, d.k), f"got noise of shape {tuple(noise.shape)}, want {(*chi.shape, d.k)}")
-    times, training, score = log_snr(d.schedule, 25) if times is None else times, model.training, model.conditional(labels, guidance)
+    times, training, score = default_grid(d) if times is None else times, model.training, model.conditional(labels, guidance)
     model.eval()
     z = _beginning(model, score, chi, known, noise, aimed)
     z = sample(step, d, score, z, times, generator=generator, final=False, callback=callback, progress=progress)
@@ -116,8 +116,8 @@ def _held_columns(model: ScoreModel) -> tuple[int, bool]:
     column = still.flatten(0, -2)[0]
     K, ends = int(column.sum()), bool(column[-1])
     held = column.flip(-1) if ends else column
-    require(isinstance(model.basis.rotation, Pixel) and bool((still == column).all()) and bool(held[:K].all()) and K < len(column),
-            "extend wants a model of pixels under a clock that holds whole columns, all of them left-most or all right-most, as in "
+    require(isinstance(model.basis.rotation, (Pixel, Columns)) and bool((still == column).all()) and bool(held[:K].all()) and K < len(column),
+            "extend wants a model of pixels, or of Columns, under a clock that holds whole columns, all of them left-most or all right-most, as in "
             "model.at(known=8) of a family `continued` in the order of columns")
     return K, ends
 

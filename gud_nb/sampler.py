@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'analytic', 'sscs', 'ddim', 'exponential_heun', 'uniform', 'quadratic',
-           'log_snr', 'edm', 'fastest', 'denoise', 'sample', 'evaluations', 'guided', 'held', 'Trajectory', 'propagate',
-           'marginal_covariance', 'measure_order']
+           'log_snr', 'edm', 'fastest', 'default_grid', 'denoise', 'sample', 'evaluations', 'guided', 'held',
+           'Trajectory', 'propagate', 'marginal_covariance', 'measure_order']
 
 # %% ../nbs/08_sampler.ipynb #080002
 from math import log, prod
@@ -180,6 +180,12 @@ def fastest(schedule: Schedule | LinearDiffusion,  # clocks, one for all or one 
     goal = torch.linspace(1, 0, n + 1, dtype=torch.float64) * way[-1]
     i = torch.searchsorted(way, goal).clamp(1, fine)
     return torch.lerp(knots[i - 1], knots[i], (goal - way[i - 1]) / (way[i] - way[i - 1])).clamp(eps, 1)
+
+def default_grid(diffusion: LinearDiffusion,
+                 n: int = 25,         # number of steps
+                 ) -> Tensor:         # (n+1,) from 1 down, float64
+    "Where nothing else is asked for: `quadratic` for one clock, `fastest` for a clock per component."
+    return quadratic(n) if diffusion.is_scalar else fastest(diffusion.schedule, n)
 
 # %% ../nbs/08_sampler.ipynb #080021
 def denoise(diffusion: LinearDiffusion, score, z: Tensor, t) -> Tensor:

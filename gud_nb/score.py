@@ -301,17 +301,31 @@ def log_det(self: GaussianScore, w: Tensor) -> Tensor:
     return torch.log1p(own).sum(1) + 2 * diagonal.log().sum(1)
 
 @patch
-def draw(self: GaussianScore, noise: Tensor, t: float) -> Tensor:
-    "States with the law of noised data at one time, from standard normal `noise` (batch, *comp, k)."
+def draw(self: GaussianScore,
+         noise: Tensor,                 # (batch, *comp, k) standard normal
+         t: float,
+         known: Tensor | None = None,   # (*comp) bool: components whose state is given, in
+         seen: Tensor | None = None,    # (batch, *comp, k); the others are not looked at
+         ) -> Tensor:                   # (batch, *comp, k)
+    "States with the law of noised data at one time, perhaps given the states of some components."
     _, _, T, w = self.read(noise, t)
     size, unit = w.norm(dim=-1), (w / w.norm(dim=-1, keepdim=True)).to(noise)
     p = (unit * noise).sum(-1)
-    if self._F is None and self._C is None: drawn = self.spread(p, w, lambda lam, snr: (1 + lam * snr).sqrt())
+    if self._F is None and self._C is None and (known is None or self._V is None): drawn = self.spread(p, w, lambda lam, snr: (1 + lam * snr).sqrt())
     else:
+        require(len(w) == 1, f"got {len(w)} times or clocks, want one: correlated states are drawn at one time")
         W = size.expand(-1, *self.law.mean.shape).reshape(-1, 1)
-        x, U = torch.linalg.eigh(W * self.law.covariance.to(w) * W.mT)
-        drawn = (p.flatten(1) @ (U * (1 + x).sqrt() @ U.mT).to(p)).reshape(p.shape)
-    return act(T, noise + unit * (drawn - p + size.to(p) * self._mean.like(p))[..., None])
+        S = W * self.law.covariance.to(w) * W.mT + torch.eye(len(W), dtype=w.dtype, device=w.device)
+        s = torch.zeros(len(W), dtype=torch.bool) if known is None else known.flatten().cpu()
+        gain = torch.linalg.solve(S[s][:, s], S[s][:, ~s]).mT                                             # of the others on what is given
+        x, U = torch.linalg.eigh(S[~s][:, ~s] - gain @ S[s][:, ~s])
+        spread = U * x.clamp(min=0).sqrt() @ U.mT                                                         # the root that knows no order of components
+        drawn = p.flatten(1).clone()
+        drawn[:, ~s] = drawn[:, ~s] @ spread.to(p)
+        if known is not None: drawn[:, ~s] += self.read(seen, t)[1].flatten(1)[:, s] @ gain.mT.to(p)
+        drawn = drawn.reshape(p.shape)
+    z = act(T, noise + unit * (drawn - p + size.to(p) * self._mean.like(p))[..., None])
+    return z if known is None else torch.where(known[..., None].to(z.device), seen, z)
 
 def _normal(square: Tensor, T: Tensor, k: int) -> Tensor:
     "The log density, summed over components, of states with covariance $TT^⊤$ and squared whitened length `square`, (batch,)."

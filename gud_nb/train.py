@@ -22,7 +22,7 @@ from .core import Const, act, describe, rebuild, require, write_atomic
 from .diffusion import LinearDiffusion
 from .loss import eps_weight, score_matching, spread_times
 from .loss import snr_times as _snr_times
-from .sampler import exponential_heun, fastest, guided, quadratic
+from .sampler import default_grid, exponential_heun, guided
 from .sampler import sample as _sample
 from .schedule import Family
 from .score import Factors, Gaussian, GaussianScore, fit_factors, fit_gaussian, score_to_data
@@ -167,10 +167,16 @@ def gaussian_head(diffusion: LinearDiffusion,
 
 # %% ../nbs/12_train.ipynb #120017
 @patch
-def prior(self: ScoreModel, noise: Tensor) -> Tensor:
-    "States at t = 1 from standard normal `noise` (batch, *comp, k): with the variances and the mean that are left there, where the head knows them."
-    if self.head is None or self.head.spectral: return self.diffusion.prior(tuple(noise.shape[:-1]), noise)
-    return self.head.draw(noise, 1.)
+def prior(self: ScoreModel,
+          noise: Tensor,                # (batch, *comp, k) standard normal
+          known: Tensor | None = None,  # (*comp) bool: components whose states are given, in
+          seen: Tensor | None = None,   # (batch, *comp, k)
+          ) -> Tensor:                  # (batch, *comp, k)
+    "States at t = 1, with whatever the head knows of what is left there, and of what some components tell about others."
+    if self.head is None or self.head.spectral:
+        z = self.diffusion.prior(tuple(noise.shape[:-1]), noise)
+        return z if known is None else torch.where(known[..., None], seen, z)
+    return self.head.draw(noise, 1., known, seen)
 
 @patch
 def conditional(self: ScoreModel, labels: Tensor | None = None, guidance: float = 1.):
@@ -196,7 +202,7 @@ def sample(self: ScoreModel,
     "Draw samples from the model."
     require(n >= 1, f"want at least one sample: got n={n}")
     device, d, training, out = next(self.network.parameters()).device, self.diffusion, self.training, []
-    times = times if times is not None else quadratic(25) if d.is_scalar else fastest(d.schedule, 25)
+    times = default_grid(d) if times is None else times
     self.eval()
     noisy = bool((d.schedule.B(0.) > 0).any())
     for i in range(0, n, batch):
