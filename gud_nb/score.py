@@ -9,6 +9,7 @@ __all__ = ['eps_to_score', 'score_to_eps', 'score_to_data', 'data_to_score', 'ep
 # %% ../nbs/06_score.ipynb #060002
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from fastcore.basics import patch
@@ -75,6 +76,12 @@ def _reading(diffusion: LinearDiffusion, z: Tensor, t) -> tuple[Tensor, Tensor, 
     return act(inv - unit[..., None] * row, z), act(row, z)[..., 0], T, w
 
 # %% ../nbs/06_score.ipynb #060014
+def _kept(law, name: str) -> Const:
+    "An attribute of a law as a constant of every device, made once for all who use the law."
+    consts = law.__dict__.setdefault("_consts", {})
+    if name not in consts: consts[name] = Const(getattr(law, name))
+    return consts[name]
+
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     "A normal law of components, by its spectrum."
@@ -101,13 +108,13 @@ class Gaussian:
         d, r = self.mean.numel(), self.variances.numel()
         return (self.variances.sum().item() + (d - r) * self.rest) / d
 
-    @property
+    @cached_property
     def component_variances(self) -> Tensor:
         "Variances (*comp) of each component alone."
         if self.vectors is None: return self.variances
         return (self.rest + self.vectors.square() @ (self.variances - self.rest)).reshape(self.mean.shape)
 
-    @property
+    @cached_property
     def covariance(self) -> Tensor:
         "The covariance matrix (d, d) of the flattened components."
         if self.vectors is None: return torch.diag(self.variances.flatten())
@@ -152,10 +159,9 @@ class Factors:
                 f"got loadings {tuple(self.loadings.shape)} and a rest {tuple(self.rest.shape)}, want ({self.mean.numel()}, r) and {tuple(self.mean.shape)}")
         require(bool((self.rest > 0).all()), f"the rest must be > 0: got down to {self.rest.min():.3g}")
 
-    component_variances = property(lambda self: self.loadings.square().sum(1).reshape(self.rest.shape) + self.rest, doc="(*comp) of each component alone")
+    component_variances = cached_property(lambda self: self.loadings.square().sum(1).reshape(self.rest.shape) + self.rest)
     mean_variance = property(lambda self: self.component_variances.mean().item(), doc="variance of a component, averaged over all of them")
-    covariance = property(lambda self: self.loadings @ self.loadings.mT + torch.diag(self.rest.flatten()), doc="(d, d) of the flattened components")
-
+    covariance = cached_property(lambda self: self.loadings @ self.loadings.mT + torch.diag(self.rest.flatten()))
 def fit_factors(chi: Tensor,          # (n, *comp) components of data
                 r: int = 48,          # number of factors
                 steps: int = 30,      # of the alternation
@@ -180,16 +186,17 @@ class GaussianScore:
                  mean: Tensor | Gaussian | Factors,  # (*comp), or the whole law
                  cov: Tensor | None = None):         # (*comp) variances or (d, d); None if `mean` is a law
         self.diffusion, self.law = diffusion, mean if isinstance(mean, (Gaussian, Factors)) else gaussian(mean, cov)
-        self._mean, self._each = Const(self.law.mean), Const(self.law.component_variances)
-        self._F = (Const(self.law.loadings), Const(self.law.rest)) if isinstance(self.law, Factors) else None
-        self._V = None if self._F or self.law.vectors is None else Const(self.law.vectors)
-        self._var = None if self._F else Const(self.law.variances)
+        def own(name): return _kept(self.law, name)
+        self._mean, self._each = own("mean"), own("component_variances")
+        self._F = (own("loadings"), own("rest")) if isinstance(self.law, Factors) else None
+        self._V = None if self._F or self.law.vectors is None else own("vectors")
+        self._var = None if self._F else own("variances")
         self._C, self._latest = None, (None, None)
         if self._V is None or diffusion.is_scalar: return
         n = self.law.mean.numel()
         require(n <= 1024, f"got {n} correlated components and not one clock for all, which takes the inverse of a matrix of that size "
                 "at each time: want at most 1024; or a few common factors, or variances in a basis in which the components are uncorrelated")
-        self._C = Const(self.law.covariance)
+        self._C = own("covariance")
 
     spectral = property(lambda self: self._V is not None and self._C is None, doc="whether one spectrum serves all times: correlated components under one clock")
 
@@ -203,7 +210,7 @@ class GaussianScore:
                gain,                   # function (λ, |w|²) of λ|w|² alone, for a variance and the signal-to-noise ratio
                ) -> Tensor:            # (batch, *comp)
         "Apply a function of the covariance $WCW$ of the signal in the readings to `p`, where a spectrum is all there is to it."
-        snr, lam, flat = w.square().sum(-1), self._var.value.to(p.device), p.flatten(1)
+        snr, lam, flat = w.square().sum(-1), self._var.like(w), p.flatten(1)
         if self._V is None: return gain(lam, snr).to(p) * p
         snr, V = snr.flatten(1), self._V.like(p)
         rest = gain(torch.full_like(snr, self.law.rest), snr)
@@ -219,10 +226,10 @@ def _solved(self: GaussianScore, w: Tensor, dtype=torch.float64) -> tuple[Tensor
     if self._latest[0] is not w:
         size = w.norm(dim=-1).expand(-1, *self.law.mean.shape).flatten(1)
         if self._F is None:
-            own, M = torch.zeros_like(size), size[:, :, None] * size[:, None] * self._C.value.to(w)
+            own, M = torch.zeros_like(size), size[:, :, None] * size[:, None] * self._C.like(w)
             right = torch.eye(size.shape[1], dtype=dtype, device=w.device).expand_as(M)
         else:
-            F, psi = (c.value.to(w.device) for c in self._F)
+            F, psi = (c.like(w) for c in self._F)
             own = size.square() * psi.flatten()
             right = ((size / (1 + own))[..., None] * F).mT                                                # Δ⁻¹A, transposed
             M = right @ (size[..., None] * F)
@@ -255,7 +262,7 @@ def told(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
 @patch
 def _products(self: GaussianScore, w: Tensor) -> Tensor:
     "The spectrum $λ|w|²$ of $WCW$, (batch or 1, d), where a spectrum is all there is to it."
-    snr, lam = w.square().sum(-1), self._var.value.to(w.device)
+    snr, lam = w.square().sum(-1), self._var.like(w)
     if self._V is None: return (lam * snr).flatten(1)
     snr, others = snr.flatten(1), self.law.mean.numel() - len(lam)
     return torch.cat([lam * snr, (self.law.rest * snr).expand(-1, others)], 1)

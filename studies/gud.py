@@ -22,11 +22,11 @@ from gud_nb.cli import processes
 from gud_nb.data import cifar10, fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, measure
-from gud_nb.integrators import DPMSolver
+from gud_nb.integrators import DEIS, DPMSolver
 from gud_nb.likelihood import dequantise, elbo
 from gud_nb.loss import moving, snr_times
 from gud_nb.network import UNet, bands
-from gud_nb.recipe import vp
+from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import evaluations, fastest
 from gud_nb.schedule import Family, continued, nested, sequential, soft_conditioning, tilted
 from gud_nb.score import Gaussian
@@ -207,14 +207,35 @@ def untrained(name: str):
     with (HERE / "gud.csv").open("a", newline="") as f: csv.writer(f).writerow([f"{name}-untrained", 0, "", 0, "bits", f"{value:.5g}", f"{error:.2g}", 512, 0, ""])
     print(f"{name}, untrained: {value:.3f}")
 
-def evaluate(name: str, seed: int, n: int, steps: int, what: list):
-    out, model = HERE / "gud.csv", from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model")
+def recipes(name: str, seed: int, n: int, steps: int):
+    "Fréchet distance of one network under other recipes, on the clock as it is and on the one of equal SNR."
+    out, model, features = HERE / "gud.csv", from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model"), feature_extractor("fashion_mnist")
+    real = features(fashion_mnist(train=True).x)
+    for title, recipe in (("VP", vp()), ("CLD", cld()), ("PSLD", psld()), ("third order", third_order())):
+        for by_snr in (True, False)[:1 if recipe.k == 1 else 2]:
+            d = LinearDiffusion(recipe, model.family(), Sigma0=hsm(recipe) if recipe.k > 1 else None, by_snr=by_snr and recipe.k > 1)
+            member = model.under(d).at(a=1.)
+            for step in (DPMSolver(2), DEIS(3)):
+                began, g = time.process_time(), torch.Generator().manual_seed(0)
+                y = member.sample(n, step, fastest(member.diffusion, steps - evaluations(step, 0)), g, batch=125)
+                value = float(measure(name, features(y.clamp(-1, 1)), real)["frechet"])
+                at = f"{title}; {'equal SNR' if by_snr else 'equal B'}; {type(step).__name__}({step.order})"
+                row = [f"{name}-recipes", seed, at, model.about["images"], "frechet", f"{value:.5g}", "", n, steps, f"{time.process_time() - began:.3g}"]
+                with out.open("a", newline="") as f: csv.writer(f).writerow(row)
+                print(row, flush=True)
+
+def evaluate(name: str, seed: int, n: int, steps: int, what: list, prior: bool = False):
+    "Bits and Fréchet distances over the family; with `prior`, of the same weights started from a prior that knows common factors."
+    out, model, setting = HERE / "gud.csv", from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model"), name
+    informed = gaussian_head(model.diffusion, model.basis, images()[:30_000], 48) if prior else None
+    name = f"{name}-prior" if prior else name
     if not out.exists(): out.write_text(",".join(FIELDS) + "\n")
     done = {(r["name"], int(r["seed"]), r["at"], r["measure"], int(r["evaluations"])) for r in csv.DictReader(out.open())}
     features = feature_extractor("fashion_mnist")
     real = features(fashion_mnist(train=True).x)
-    for at in points(name):
+    for at in points(setting):
         member, place = model.at(**at) if at else model, " ".join(f"{k}={v:g}" for k, v in at.items())
+        if prior: member.prior = ScoreModel(member.network, member.diffusion, member.basis, informed, groups=member.groups).prior
         if name.startswith("head-gud"):                              # all three begin where the data end
             law = gaussian_head(member.diffusion, member.basis, images()[:30_000])
             member.prior = ScoreModel(member.network, member.diffusion, member.basis, law, groups=member.groups).prior
@@ -274,12 +295,13 @@ def ship(name: str):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["list", "train", "evaluate", "untrained", "ship"])
+    parser.add_argument("command", choices=["list", "train", "evaluate", "recipes", "untrained", "ship"])
     parser.add_argument("name", nargs="?", choices=list(SETTINGS), metavar="name")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=6., help="of the processor")
     parser.add_argument("--n", type=int, default=1000, help="samples for a Fréchet distance")
     parser.add_argument("--steps", type=int, default=25, help="evaluations of the network for a sample")
+    parser.add_argument("--prior", action="store_true", help="start from a prior that knows common factors (Fréchet distances only)")
     parser.add_argument("--what", nargs="+", default=["bits", "frechet"], choices=["bits", "frechet"])
     a = parser.parse_args()
     torch.set_num_threads(1)
@@ -287,5 +309,6 @@ if __name__ == "__main__":
     elif a.name is None: parser.error("name a setting: one of " + ", ".join(SETTINGS))
     elif a.command == "ship": ship(a.name)
     elif a.command == "untrained": untrained(a.name)
+    elif a.command == "recipes": recipes(a.name, a.seed, a.n, a.steps)
     elif a.command == "train": train(a.name, a.seed, a.minutes)
-    else: evaluate(a.name, a.seed, a.n, a.steps, a.what)
+    else: evaluate(a.name, a.seed, a.n, a.steps, ["frechet"] if a.prior else a.what, a.prior)
