@@ -254,6 +254,7 @@ def _lookup(recipe: Recipe, start: Tensor | None) -> tuple[Const, Const]:
     spline = CubicSpline(gamma[fine].numpy(), x[fine].numpy())
     return Const(gamma[fine]), Const(torch.as_tensor(spline.c).flip(0).mT)
 
+# %% ../nbs/05_diffusion.ipynb #050040
 @dataclass(frozen=True, eq=False)
 class SNRClock(Schedule):
     "The clock on which a recipe has the signal-to-noise ratio that VP has on another."

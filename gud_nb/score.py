@@ -76,12 +76,6 @@ def _reading(diffusion: LinearDiffusion, z: Tensor, t) -> tuple[Tensor, Tensor, 
     return act(inv - unit[..., None] * row, z), act(row, z)[..., 0], T, w
 
 # %% ../nbs/06_score.ipynb #060014
-def _kept(law, name: str) -> Const:
-    "An attribute of a law as a constant of every device, made once for all who use the law."
-    consts = law.__dict__.setdefault("_consts", {})
-    if name not in consts: consts[name] = Const(getattr(law, name))
-    return consts[name]
-
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     "A normal law of components, by its spectrum."
@@ -180,6 +174,13 @@ def fit_factors(chi: Tensor,          # (n, *comp) components of data
     return Factors(mean.reshape(chi.shape[1:]), F * scale[:, None], (psi * scale ** 2).reshape(chi.shape[1:]))
 
 # %% ../nbs/06_score.ipynb #060022
+def _kept(law, name: str) -> Const:
+    "An attribute of a law as a constant of every device, made once for all who use the law."
+    consts = law.__dict__.setdefault("_consts", {})
+    if name not in consts: consts[name] = Const(getattr(law, name))
+    return consts[name]
+
+# %% ../nbs/06_score.ipynb #060023
 class GaussianScore:
     "The exact score `(z, t)` of Gaussian data, for any recipe and any clocks."
     def __init__(self, diffusion: LinearDiffusion,
@@ -219,7 +220,7 @@ class GaussianScore:
     def __call__(self, z: Tensor, t: float | Tensor) -> Tensor:
         return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t))
 
-# %% ../nbs/06_score.ipynb #060024
+# %% ../nbs/06_score.ipynb #060025
 @patch
 def _solved(self: GaussianScore, w: Tensor, dtype=torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "|w| (batch or 1, d), $W²ψ$ or 0 (batch or 1, d), $H$ (batch or 1, d, r or d) in `dtype`, the diagonal of Λ; the latest are remembered."
@@ -239,6 +240,7 @@ def _solved(self: GaussianScore, w: Tensor, dtype=torch.float64) -> tuple[Tensor
         self._latest = w, (size, own, H, L.diagonal(dim1=-2, dim2=-1))
     return self._latest[1]
 
+# %% ../nbs/06_score.ipynb #060026
 @patch
 def remaining(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
     "The noise expected in readings `p` of signal `w`, $(I + WCW)^{-1}p$, (batch, *comp)."
@@ -258,7 +260,7 @@ def told(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
     F = self._F[0].like(p)
     return (own * r + size * ((size * r) @ F @ F.mT)).reshape(p.shape)
 
-# %% ../nbs/06_score.ipynb #060026
+# %% ../nbs/06_score.ipynb #060028
 @patch
 def _products(self: GaussianScore, w: Tensor) -> Tensor:
     "The spectrum $λ|w|²$ of $WCW$, (batch or 1, d), where a spectrum is all there is to it."
@@ -280,7 +282,7 @@ def explained(self: GaussianScore, w: Tensor) -> Tensor:
     if self._V is None: return share.reshape(-1, *self.law.mean.shape)
     return share.mean(1).reshape(w.shape[:-1])
 
-# %% ../nbs/06_score.ipynb #060027
+# %% ../nbs/06_score.ipynb #060029
 @patch
 def white(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The score in whitened coordinates, $-T^⊤s$, (batch, *comp, k): the expected noise."
@@ -300,6 +302,7 @@ def log_prob(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     square = perp.square().sum(-1) + p * self.remaining(p, w)
     return _normal(square, T, self.diffusion.k) - self.log_det(w) / 2
 
+# %% ../nbs/06_score.ipynb #060030
 @patch
 def log_det(self: GaussianScore, w: Tensor) -> Tensor:
     "$\\log\\det(I + WCW)$, (batch or 1,)."
@@ -339,7 +342,7 @@ def _normal(square: Tensor, T: Tensor, k: int) -> Tensor:
     volume = T.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -(square / 2 + volume + k / 2 * math.log(2 * math.pi)).flatten(1).sum(1)
 
-# %% ../nbs/06_score.ipynb #060043
+# %% ../nbs/06_score.ipynb #060046
 class MixtureScore:
     "The exact score `(z, t)` of a mixture of Gaussians with independent components, for any recipe and any clocks."
     def __init__(self, diffusion: LinearDiffusion,
@@ -364,7 +367,7 @@ class MixtureScore:
     def __call__(self, z: Tensor, t: float | Tensor) -> Tensor:
         return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t))
 
-# %% ../nbs/06_score.ipynb #060044
+# %% ../nbs/06_score.ipynb #060047
 @patch
 def _posterior(self: MixtureScore, p: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     "Log density (batch,) of centred readings (batch, d) at signals `a` (batch or 1, d), and the centred data prediction (batch, d)."
@@ -391,7 +394,7 @@ def _answers(self: MixtureScore, z: Tensor, t: float | Tensor) -> tuple:
     evidence, chi = self._posterior(p.flatten(1) - a * centre, a)
     return perp, p, T, w, evidence, (chi + centre).reshape(p.shape)
 
-# %% ../nbs/06_score.ipynb #060045
+# %% ../nbs/06_score.ipynb #060048
 @patch
 def data(self: MixtureScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The data prediction $E[χ|z]$, (batch, *comp)."
