@@ -249,7 +249,7 @@ def gud_train(
     "Train a model and save it to OUT/model, with its loss curve and a grid of samples."
     with plain_errors("gud_train"):
         own = _own_settings(process, rank, recipe=recipe, basis=basis, prior=prior, order=order, softness=softness)
-        where, folder = choose_device(device), Path(out)
+        where, folder, timing = choose_device(device), Path(out), choose("times", times, time_choices)
         told = dict(data=data, process=process, seed=seed) | own | (dict(labels=True) if labels else {})
         if steps is None and minutes is None: minutes = 2.
         plan = Training(steps=steps, minutes=minutes, batch=batch, lr=lr, seed=seed, flips=flips, unlabelled=.1 * labels,
@@ -257,7 +257,7 @@ def gud_train(
         images = load(data, train=True, path=path)
         model, x = _start(images, data, process, own, rank, width, seed, labels)
         _settings(folder, told | dict(width=width, rank=rank, times=times, batch=batch, lr=lr, flips=flips, steps=steps, minutes=minutes), resume)
-        plan = replace(plan, weight=moving() if process == "gud" else plan.weight, times=choose("times", times, time_choices)(model))
+        plan = replace(plan, weight=moving() if process == "gud" else plan.weight, times=timing(model))
         last = fit(model, x, plan, images.labels if labels else None, out=folder, resume=resume, progress=True, cpu=where.type == "cpu")[-1]
         told |= dict(images=last["images"], steps=last["step"], seconds=last["seconds"], loss=last["loss"])
         _finish(model, folder, told | (dict(levels=_levels(data)) if process == "gud" else {}), labels, where)

@@ -203,7 +203,8 @@ def bits(model, test, draws: int = 8) -> tuple[float, float]:
 def untrained(name: str):
     "The bound of the head alone, under one clock: a baseline."
     model = build(name, 0)[0].eval()
-    value, error = bits(model.at(**(points(name)[0] if name in POINTS else dict(a=1.))) if model.family else model, images(False)[:512])
+    at = dict(a=1.) if dict(a=1.) in points(name) else points(name)[0]
+    value, error = bits(model.at(**at) if model.family else model, images(False)[:512])
     with (HERE / "gud.csv").open("a", newline="") as f: csv.writer(f).writerow([f"{name}-untrained", 0, "", 0, "bits", f"{value:.5g}", f"{error:.2g}", 512, 0, ""])
     print(f"{name}, untrained: {value:.3f}")
 
