@@ -208,22 +208,32 @@ def untrained(name: str):
     with (HERE / "gud.csv").open("a", newline="") as f: csv.writer(f).writerow([f"{name}-untrained", 0, "", 0, "bits", f"{value:.5g}", f"{error:.2g}", 512, 0, ""])
     print(f"{name}, untrained: {value:.3f}")
 
-def recipes(name: str, seed: int, n: int, steps: int):
-    "Fréchet distance of one network under other recipes, on the clock as it is and on the one of equal SNR."
-    out, model, features = HERE / "gud.csv", from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model"), feature_extractor("fashion_mnist")
+def judge(name: str, seed: int, n: int, steps: int, variants):
+    "Append the Fréchet distance of each variant (title, model, integrator, how to sample) of one set of weights."
+    features = feature_extractor("fashion_mnist")
     real = features(fashion_mnist(train=True).x)
-    for title, recipe in (("VP", vp()), ("CLD", cld()), ("PSLD", psld()), ("third order", third_order())):
+    for title, member, step, how in variants:
+        began, g = time.process_time(), torch.Generator().manual_seed(0)
+        y = member.sample(n, step, fastest(member.diffusion, steps - evaluations(step, 0)), g, batch=125, **how)
+        value = float(measure(name, features(y.clamp(-1, 1)), real)["frechet"])
+        row = [name, seed, title, member.about["images"], "frechet", f"{value:.5g}", "", n, steps, f"{time.process_time() - began:.3g}"]
+        with (HERE / "gud.csv").open("a", newline="") as f: csv.writer(f).writerow(row)
+        print(row, flush=True)
+
+def guided(name: str, seed: int, n: int, steps: int):
+    "Fréchet distances without labels, with labels, and guided away from the law without them."
+    member, classes = from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model").at(a=1.), torch.arange(n) % 10
+    judge(f"{name}-guided", seed, n, steps, [(f"guidance {g:g}", member, DPMSolver(2), dict(labels=classes, guidance=g)) for g in (0., 1., 1.5, 2., 3.)])
+
+def recipes(name: str, seed: int, n: int, steps: int):
+    "Fréchet distances under other recipes, on the clock as it is and on the one of equal SNR."
+    model, variants = from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model"), []
+    for kind, recipe in (("VP", vp()), ("CLD", cld()), ("PSLD", psld()), ("third order", third_order())):
         for by_snr in (True, False)[:1 if recipe.k == 1 else 2]:
             d = LinearDiffusion(recipe, model.family(), Sigma0=hsm(recipe) if recipe.k > 1 else None, by_snr=by_snr and recipe.k > 1)
-            member = model.under(d).at(a=1.)
-            for step in (DPMSolver(2), DEIS(3)):
-                began, g = time.process_time(), torch.Generator().manual_seed(0)
-                y = member.sample(n, step, fastest(member.diffusion, steps - evaluations(step, 0)), g, batch=125)
-                value = float(measure(name, features(y.clamp(-1, 1)), real)["frechet"])
-                at = f"{title}; {'equal SNR' if by_snr else 'equal B'}; {type(step).__name__}({step.order})"
-                row = [f"{name}-recipes", seed, at, model.about["images"], "frechet", f"{value:.5g}", "", n, steps, f"{time.process_time() - began:.3g}"]
-                with out.open("a", newline="") as f: csv.writer(f).writerow(row)
-                print(row, flush=True)
+            title = f"{kind}; {'equal SNR' if by_snr else 'equal B'}"
+            variants += [(f"{title}; {type(step).__name__}({step.order})", model.under(d).at(a=1.), step, {}) for step in (DPMSolver(2), DEIS(3))]
+    judge(f"{name}-recipes", seed, n, steps, variants)
 
 def evaluate(name: str, seed: int, n: int, steps: int, what: list, prior: bool = False):
     "Bits and Fréchet distances over the family; with `prior`, of the same weights started from a prior that knows common factors."
@@ -258,13 +268,13 @@ def evaluate(name: str, seed: int, n: int, steps: int, what: list, prior: bool =
 
 CARD = """# {title}
 
-A score model of GUD (Gerdes, Welling & Cheng 2024) for {what}: VP in {basis}, trained for the family of clocks {family}; component variances in its head, a U-Net of
-width 16 (0.3 million parameters) that is told the noising state of {groups} groups of components, in half precision.
+A score model of GUD (Gerdes, Welling & Cheng 2024) for {what}: VP in {basis}, trained for the family of clocks {family}; {head}, and a U-Net of
+width {width} ({millions:.1f} million parameters) that is told the noising state of {groups} groups of components, in half precision.
 
 | | |
 |---|---|
 | data | {data} |
-| training | {images:,} images, {steps:,} steps of 128, {seconds:.0f} s of one processor core, seed 0 |
+| training | {images:,} images, {steps:,} steps of 128, times by SNR, {seconds:.0f} s of one processor core, seed 0 |
 | measured | {measured} |
 | in | `nbs/32_gud_trained.ipynb` |
 | made by | `studies/gud.py`, setting `{setting}` |
@@ -273,12 +283,15 @@ Limits: {limits}
 
     gud_sample --model {title} --softness {example}
 """
-SHIPPED = {"dct-unit-long": dict(title="gud-fashion-mnist", what="28×28 images of clothes", basis="a cosine basis with white prior",
-                family="a in [0, 1.6]", example=".7 --n 64", limits="a small network after twelve minutes of one core; outlines are right, texture and print are often lost; no labels."),
-           "haar-columns": dict(title="gud-haar-columns", what="28×28 images of clothes", basis="a Haar basis of two levels with the variance-matching prior",
-                family="a in [0, 6] (levels), b in [0, 0.8] (columns)", example="a=2,b=.4 --n 64", limits="five minutes of one core; made for looking at clocks, not at clothes; no labels."),
-           "crop-columns": dict(title="gud-cifar-columns", what="16×16 crops of photographs", basis="pixels", family="known in [0, 12] columns, b in [0, 0.9]",
-                example="known=0,b=.5 --n 64", limits="five minutes of one core; what it adds to a photograph is coloured clutter without large structure, no better a guess than a linear one.")}
+SHIPPED = {"labels-long": dict(title="gud-fashion-mnist", what="28×28 images of clothes, with labels", basis="a cosine basis with white prior",
+                family="a in [0, 1.6]", example=".7 --n 64 --label 9", head="a Gaussian head of component variances",
+                limits="a small network after twenty minutes of one core; outlines are right, texture and print are often lost."),
+           "haar-columns-factors-snr": dict(title="gud-haar-columns", what="28×28 images of clothes", basis="a Haar basis of two levels with the variance-matching prior",
+                family="a in [0, 6] (levels), b in [0, 0.8] (columns)", example="a=2,b=.4 --n 64", head="a Gaussian head with 48 common factors",
+                limits="five minutes of one core; made for looking at clocks, not at clothes; no labels."),
+           "crop-grey": dict(title="gud-cifar-columns", what="16×16 crops of photographs, in grey", basis="principal components of each column of pixels",
+                family="known in [0, 12] columns, b in [0, 0.9]", example="known=0,b=.5 --n 64", head="a Gaussian head with the full covariance",
+                limits="25 minutes of one core; continues a photograph with what could be there, in the right contrast, without objects.")}
 
 def ship(name: str):
     "Put a trained setting among the weights of the package."
@@ -287,16 +300,17 @@ def ship(name: str):
     scores = [f"{dict(bits='bound', frechet='Fréchet distance')[r['measure']]} {float(r['value']):.4g} at {r['at']}" +
               (f" ({r['n']} samples, {r['evaluations']} evaluations)" if r["measure"] == "frechet" else " (bits per dimension, 512 images)")
               for r in (csv.DictReader(out.open()) if out.exists() else ()) if r["name"] == name and r["at"] in ("a=1", "a=2 b=0.4")]
-    data = "two random crops of each of the 50,000 training images of CIFAR-10 (Krizhevsky 2009)" if name.startswith("crop") else \
+    data = "four random crops of each of the 50,000 training images of CIFAR-10 (Krizhevsky 2009), half of them mirrored" if name.startswith("crop") else \
         "the 60,000 training images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT licence), levels blurred"
     model.save_pretrained(root / how["title"], torch.float16, dict(model.about, measured=scores))
     (root / how["title"] / "README.md").write_text(CARD.format(data=data, images=model.about["images"], steps=model.about["steps"], setting=name,
-        seconds=model.about["processor_seconds"], groups=int(model.groups.max()) + 1, measured="; ".join(scores) or "see there", **how), encoding="utf-8")
+        seconds=model.about["processor_seconds"], groups=int(model.groups.max()) + 1, width=model.about["width"],
+        millions=sum(p.numel() for p in model.network.parameters()) / 1e6, measured="; ".join(scores) or "see there", **how), encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["list", "train", "evaluate", "recipes", "untrained", "ship"])
+    parser.add_argument("command", choices=["list", "train", "evaluate", "guided", "recipes", "untrained", "ship"])
     parser.add_argument("name", nargs="?", choices=list(SETTINGS), metavar="name")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=6., help="of the processor")
@@ -310,6 +324,6 @@ if __name__ == "__main__":
     elif a.name is None: parser.error("name a setting: one of " + ", ".join(SETTINGS))
     elif a.command == "ship": ship(a.name)
     elif a.command == "untrained": untrained(a.name)
-    elif a.command == "recipes": recipes(a.name, a.seed, a.n, a.steps)
+    elif a.command in ("guided", "recipes"): globals()[a.command](a.name, a.seed, a.n, a.steps)
     elif a.command == "train": train(a.name, a.seed, a.minutes)
     else: evaluate(a.name, a.seed, a.n, a.steps, ["frechet"] if a.prior else a.what, a.prior)
