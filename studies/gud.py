@@ -127,7 +127,6 @@ for told in ("mean", "cross", "channel"): SETTINGS[f"haar-columns-{told}"] = haa
 for name in ("pca-unit-alone", "pca-unit", "pca-white", "haar-columns", "columns"): SETTINGS[f"{name}-snr"] = but(name, share=1.)
 for name in ("columns", "haar-columns"): SETTINGS |= {f"{name}-factors": but(name, factors=48), f"{name}-factors-snr": but(name, factors=48, share=1.)}
 SETTINGS |= {"dct-unit-long": SETTINGS["dct-unit"], "labels-long": but("dct-unit", share=1., width=24, labels=True),
-             "crop-strips": lambda: replace(crop_columns(strips(crops()), crops()), factors=48, share=1.),
              "crop-grey": lambda: replace(crop_columns(strips(grey()), grey()), factors=256, share=1.)}
 PROCESSES, HEADS = ("vp", "psld", "gud"), ("plain", "isotropic", "gaussian")
 SETTINGS |= {f"head-{process}-{head}": None for process in PROCESSES for head in HEADS}
