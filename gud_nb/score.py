@@ -153,9 +153,19 @@ class Factors:
                 f"got loadings {tuple(self.loadings.shape)} and a rest {tuple(self.rest.shape)}, want ({self.mean.numel()}, r) and {tuple(self.mean.shape)}")
         require(bool((self.rest > 0).all()), f"the rest must be > 0: got down to {self.rest.min():.3g}")
 
-    component_variances = cached_property(lambda self: self.loadings.square().sum(1).reshape(self.rest.shape) + self.rest)
+    @cached_property
+    def component_variances(self) -> Tensor:
+        "Variances (*comp) of each component alone."
+        return self.loadings.square().sum(1).reshape(self.rest.shape) + self.rest
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        "The covariance matrix (d, d) of the flattened components."
+        return self.loadings @ self.loadings.mT + torch.diag(self.rest.flatten())
+
     mean_variance = property(lambda self: self.component_variances.mean().item(), doc="variance of a component, averaged over all of them")
-    covariance = cached_property(lambda self: self.loadings @ self.loadings.mT + torch.diag(self.rest.flatten()))
+
+# %% ../nbs/06_score.ipynb #060020
 def fit_factors(chi: Tensor,          # (n, *comp) components of data
                 r: int = 48,          # number of factors
                 steps: int = 30,      # of the alternation
@@ -173,14 +183,14 @@ def fit_factors(chi: Tensor,          # (n, *comp) components of data
         psi = (1 - F.square().sum(1)).clamp(floor, 1)
     return Factors(mean.reshape(chi.shape[1:]), F * scale[:, None], (psi * scale ** 2).reshape(chi.shape[1:]))
 
-# %% ../nbs/06_score.ipynb #060022
+# %% ../nbs/06_score.ipynb #060023
 def _kept(law, name: str) -> Const:
     "An attribute of a law as a constant of every device, made once for all who use the law."
     consts = law.__dict__.setdefault("_consts", {})
     if name not in consts: consts[name] = Const(getattr(law, name))
     return consts[name]
 
-# %% ../nbs/06_score.ipynb #060023
+# %% ../nbs/06_score.ipynb #060024
 class GaussianScore:
     "The exact score `(z, t)` of Gaussian data, for any recipe and any clocks."
     def __init__(self, diffusion: LinearDiffusion,
@@ -220,7 +230,7 @@ class GaussianScore:
     def __call__(self, z: Tensor, t: float | Tensor) -> Tensor:
         return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t))
 
-# %% ../nbs/06_score.ipynb #060025
+# %% ../nbs/06_score.ipynb #060026
 @patch
 def _solved(self: GaussianScore, w: Tensor, dtype=torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "|w| (batch or 1, d), $W²ψ$ or 0 (batch or 1, d), $H$ (batch or 1, d, r or d) in `dtype`, the diagonal of Λ; the latest are remembered."
@@ -240,7 +250,7 @@ def _solved(self: GaussianScore, w: Tensor, dtype=torch.float64) -> tuple[Tensor
         self._latest = w, (size, own, H, L.diagonal(dim1=-2, dim2=-1))
     return self._latest[1]
 
-# %% ../nbs/06_score.ipynb #060026
+# %% ../nbs/06_score.ipynb #060027
 @patch
 def remaining(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
     "The noise expected in readings `p` of signal `w`, $(I + WCW)^{-1}p$, (batch, *comp)."
@@ -260,7 +270,7 @@ def told(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
     F = self._F[0].like(p)
     return (own * r + size * ((size * r) @ F @ F.mT)).reshape(p.shape)
 
-# %% ../nbs/06_score.ipynb #060028
+# %% ../nbs/06_score.ipynb #060029
 @patch
 def _products(self: GaussianScore, w: Tensor) -> Tensor:
     "The spectrum $λ|w|²$ of $WCW$, (batch or 1, d), where a spectrum is all there is to it."
@@ -282,7 +292,7 @@ def explained(self: GaussianScore, w: Tensor) -> Tensor:
     if self._V is None: return share.reshape(-1, *self.law.mean.shape)
     return share.mean(1).reshape(w.shape[:-1])
 
-# %% ../nbs/06_score.ipynb #060029
+# %% ../nbs/06_score.ipynb #060030
 @patch
 def white(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The score in whitened coordinates, $-T^⊤s$, (batch, *comp, k): the expected noise."
@@ -302,7 +312,7 @@ def log_prob(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     square = perp.square().sum(-1) + p * self.remaining(p, w)
     return _normal(square, T, self.diffusion.k) - self.log_det(w) / 2
 
-# %% ../nbs/06_score.ipynb #060030
+# %% ../nbs/06_score.ipynb #060031
 @patch
 def log_det(self: GaussianScore, w: Tensor) -> Tensor:
     "$\\log\\det(I + WCW)$, (batch or 1,)."
@@ -342,7 +352,7 @@ def _normal(square: Tensor, T: Tensor, k: int) -> Tensor:
     volume = T.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -(square / 2 + volume + k / 2 * math.log(2 * math.pi)).flatten(1).sum(1)
 
-# %% ../nbs/06_score.ipynb #060046
+# %% ../nbs/06_score.ipynb #060047
 class MixtureScore:
     "The exact score `(z, t)` of a mixture of Gaussians with independent components, for any recipe and any clocks."
     def __init__(self, diffusion: LinearDiffusion,
@@ -367,7 +377,7 @@ class MixtureScore:
     def __call__(self, z: Tensor, t: float | Tensor) -> Tensor:
         return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t))
 
-# %% ../nbs/06_score.ipynb #060047
+# %% ../nbs/06_score.ipynb #060048
 @patch
 def _posterior(self: MixtureScore, p: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     "Log density (batch,) of centred readings (batch, d) at signals `a` (batch or 1, d), and the centred data prediction (batch, d)."
@@ -394,7 +404,7 @@ def _answers(self: MixtureScore, z: Tensor, t: float | Tensor) -> tuple:
     evidence, chi = self._posterior(p.flatten(1) - a * centre, a)
     return perp, p, T, w, evidence, (chi + centre).reshape(p.shape)
 
-# %% ../nbs/06_score.ipynb #060048
+# %% ../nbs/06_score.ipynb #060049
 @patch
 def data(self: MixtureScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The data prediction $E[χ|z]$, (batch, *comp)."
