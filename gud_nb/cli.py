@@ -207,9 +207,8 @@ def _start(images: Images, data: str, process: str, own: dict, rank, width: int,
     classes = len(images.classes) if labels else 0
     require(not labels or classes > 1, f"--labels wants at least two classes: {data} has only {', '.join(images.classes)}")
     if process != "gud": return build_model(process, images.x, width, rank, seed, classes), images.x
-    x, d = dequantise(images.x, torch.Generator().manual_seed(seed), _levels(data)), images.x[0].numel()
-    if rank is None and own["basis"] in ("pixel", "haar") and d <= 1024: rank = min(48, d // 4)
-    return build_gud(x, width=width, seed=seed, classes=classes, rank=rank or None, **own | dict(softness=_range(own["softness"]))), x
+    x = dequantise(images.x, torch.Generator().manual_seed(seed), _levels(data))
+    return build_gud(x, width=width, seed=seed, classes=classes, rank=rank, **own | dict(softness=_range(own["softness"]))), x
 
 def _finish(model: ScoreModel, folder: Path, about: dict, labels: bool, where: torch.device):
     "Save a trained model with its loss curve and a grid of samples, and say where they are."
@@ -239,7 +238,7 @@ def gud_train(
     resume: bool = False,         # go on from the checkpoint in --out
     seed: int = 0,                # of weights, batches and noise
     width: int = 16,              # channels of the U-Net (16: 0.3M parameters)
-    rank: int | None = None,      # eigenvectors kept by the Gaussian head (default: all); of gud: its common factors (default: for pixel and haar a quarter of the components, at most 48; 0: none)
+    rank: int | None = None,      # eigenvectors kept by the Gaussian head (default: all); of gud: its common factors (default: none)
     times: str = "snr",           # snr: train where signal and noise balance, for samples; uniform: for the bits of gud
     batch: int = 64,              # images per step
     lr: float = 1e-3,             # highest learning rate
