@@ -65,7 +65,7 @@ def _beginning(model: ScoreModel, score, chi: Tensor, known: Tensor, noise: Tens
     frame = d.frame(1., noise)
     signal = lambda chi: act(frame.Phi[..., :1], chi[..., None])
     seen = signal(chi) + act(frame.T, noise)
-    z, mirrored = (model.prior(e, known, seen) for e in (noise, -noise))
+    z, mirrored = model.prior(torch.cat([noise, -noise]), known, torch.cat([seen, seen])).chunk(2)
     if not aimed: return z
     expected = sum(score_to_data(d, y, score(y, 1.), 1.) for y in (z, mirrored)) / 2
     return torch.where(still, seen, (z - mirrored) / 2 + signal(expected))

@@ -171,7 +171,7 @@ def fit_factors(chi: Tensor,          # (n, *comp) components of data
                 steps: int = 30,      # of the alternation
                 floor: float = 1e-3,  # smallest share of a variance that is left to ψ, in (0, 1)
                 ) -> Factors:
-    "The law with r common factors that is nearest to the data's mean and covariance."
+    "A law with r common factors for the data's mean and covariance, by alternating towards the largest likelihood (Lawley 1940)."
     mean, cov = moments(chi)
     d = len(cov)
     require(1 <= r < d and steps >= 1 and 0 < floor < 1, f"want 1 ≤ r < {d} factors, at least one step and a floor in (0, 1): got r={r}, steps={steps}, floor={floor}")
