@@ -1,4 +1,5 @@
 """Packaging. Every fact about the project is in `settings.ini`; this file only hands it over."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,9 +10,18 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-status = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
+status = {
+    "1": "1 - Planning",
+    "2": "2 - Pre-Alpha",
+    "3": "3 - Alpha",
+    "4": "4 - Beta",
+    "5": "5 - Production/Stable",
+}
 licences = {"apache2": "Apache-2.0"}
-data, dev = cfg.get("data_requirements", "").split(), cfg.get("dev_requirements", "").split()
+data, dev = (
+    cfg.get("data_requirements", "").split(),
+    cfg.get("dev_requirements", "").split(),
+)
 
 setup(
     name=cfg["lib_name"],
@@ -34,7 +44,11 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
-    package_data={cfg["lib_name"]: [f"weights/**/*.{ext}" for ext in ("safetensors", "json", "md")]},
+    package_data={
+        cfg["lib_name"]: [
+            f"weights/**/*.{ext}" for ext in ("safetensors", "json", "md")
+        ]
+    },
     install_requires=cfg["requirements"].split(),
     extras_require={"data": data, "dev": sorted({*dev, *data})},
     entry_points={

@@ -21,18 +21,32 @@ from .core import Const, require
 
 # %% ../nbs/04_basis.ipynb #040005
 def _check_shape(what: str, x: Tensor, shape: tuple):
-    require(tuple(x.shape[1:]) == tuple(shape), f"got {what} of shape {tuple(x.shape)}, want (batch, {', '.join(map(str, shape))})")
+    require(
+        tuple(x.shape[1:]) == tuple(shape),
+        f"got {what} of shape {tuple(x.shape)}, want (batch, {', '.join(map(str, shape))})",
+    )
+
 
 class Basis:
     "A real orthonormal map from data `(batch, *data_shape)` to components `(batch, *shape)`."
-    data_shape: tuple   # of one datum
-    shape: tuple        # of its components
-    places: Tensor | None = None       # (2, *shape) row and column of each component, where it has a place
-    frequencies: Tensor | None = None  # (2, *shape) vertical and horizontal cycles per pixel, where it has a frequency
-    log_volume = 0.                    # log of the volume in data space that a unit of volume in components takes
 
-    def forward(self, x: Tensor) -> Tensor: raise NotImplementedError(f"{type(self).__name__} must define forward(x)")
-    def inverse(self, c: Tensor) -> Tensor: raise NotImplementedError(f"{type(self).__name__} must define inverse(c)")
+    data_shape: tuple  # of one datum
+    shape: tuple  # of its components
+    places: Tensor | None = (
+        None  # (2, *shape) row and column of each component, where it has a place
+    )
+    frequencies: Tensor | None = (
+        None  # (2, *shape) vertical and horizontal cycles per pixel, where it has a frequency
+    )
+    log_volume = (
+        0.0  # log of the volume in data space that a unit of volume in components takes
+    )
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x)")
+
+    def inverse(self, c: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define inverse(c)")
 
     def __call__(self, x: Tensor) -> Tensor:
         "The components of `x`."
@@ -44,8 +58,14 @@ class Basis:
         _check_shape("components", c, self.shape)
         return self.inverse(c)
 
-    rotation = property(lambda self: self, doc="the rotation in it, without scale or padding: its `inv` gives what a network looks at")
-    onto = property(lambda self: prod(self.shape) == prod(self.data_shape), doc="whether every vector of components belongs to some data")
+    rotation = property(
+        lambda self: self,
+        doc="the rotation in it, without scale or padding: its `inv` gives what a network looks at",
+    )
+    onto = property(
+        lambda self: prod(self.shape) == prod(self.data_shape),
+        doc="whether every vector of components belongs to some data",
+    )
 
 # %% ../nbs/04_basis.ipynb #040007
 def _image(basis: Basis, *rows_columns: Tensor) -> Tensor:
@@ -53,115 +73,182 @@ def _image(basis: Basis, *rows_columns: Tensor) -> Tensor:
     v, h = (x.double() for x in rows_columns)
     return torch.stack([v[:, None].expand(basis.shape), h.expand(basis.shape)])
 
+
 @dataclass(frozen=True)
 class Pixel(Basis):
     "The identity: every pixel is a component."
+
     data_shape: tuple  # (C, H, W), or any shape
 
     shape = property(lambda self: tuple(self.data_shape))
     places = property(lambda self: _image(self, *map(torch.arange, self.shape[-2:])))
-    def forward(self, x): return x
-    def inverse(self, c): return c
+
+    def forward(self, x):
+        return x
+
+    def inverse(self, c):
+        return c
 
 # %% ../nbs/04_basis.ipynb #040012
-def dct_matrix(n: int,       # number of samples
-               ) -> Tensor:  # (n, n), rows are frequencies, float64
+def dct_matrix(
+    n: int,  # number of samples
+) -> Tensor:  # (n, n), rows are frequencies, float64
     "The orthonormal DCT-II matrix."
-    f, j = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
-    C = torch.cos(pi * f * (2 * j + 1) / (2 * n)) * (2 / n) ** .5
-    C[0] /= 2 ** .5
+    f, j = (
+        torch.arange(n, dtype=torch.float64)[:, None],
+        torch.arange(n, dtype=torch.float64),
+    )
+    C = torch.cos(pi * f * (2 * j + 1) / (2 * n)) * (2 / n) ** 0.5
+    C[0] /= 2**0.5
     return C
 
-@cache
-def _cosines(n: int) -> Const: return Const(dct_matrix(n))
 
-def _check_image(shape: tuple): require(len(shape) >= 2 and min(shape) > 0, f"got data of shape {tuple(shape)}, want at least (H, W)")
+@cache
+def _cosines(n: int) -> Const:
+    return Const(dct_matrix(n))
+
+
+def _check_image(shape: tuple):
+    require(
+        len(shape) >= 2 and min(shape) > 0,
+        f"got data of shape {tuple(shape)}, want at least (H, W)",
+    )
+
 
 @dataclass(frozen=True)
 class DCT(Basis):
     "Orthonormal cosines over the last two axes; component [f, g] has vertical frequency f and horizontal frequency g."
+
     data_shape: tuple  # (..., H, W)
 
-    def __post_init__(self): _check_image(self.data_shape)
+    def __post_init__(self):
+        _check_image(self.data_shape)
+
     shape = property(lambda self: tuple(self.data_shape))
-    frequencies = property(lambda self: _image(self, *(torch.arange(n) / (2 * n) for n in self.shape[-2:])))
+    frequencies = property(
+        lambda self: _image(self, *(torch.arange(n) / (2 * n) for n in self.shape[-2:]))
+    )
     _sides = property(lambda self: [_cosines(n) for n in self.data_shape[-2:]])
-    def forward(self, x): return self._sides[0].like(x) @ x @ self._sides[1].like(x).mT
-    def inverse(self, c): return self._sides[0].like(c).mT @ c @ self._sides[1].like(c)
+
+    def forward(self, x):
+        return self._sides[0].like(x) @ x @ self._sides[1].like(x).mT
+
+    def inverse(self, c):
+        return self._sides[0].like(c).mT @ c @ self._sides[1].like(c)
 
 # %% ../nbs/04_basis.ipynb #040015
 @dataclass(frozen=True)
 class Fourier(Basis):
     "Orthonormal real plane waves (Hartley) over the last two axes; component [f, g] has the frequencies of `numpy.fft.fft2`'s [f, g]."
+
     data_shape: tuple  # (..., H, W)
 
-    def __post_init__(self): _check_image(self.data_shape)
+    def __post_init__(self):
+        _check_image(self.data_shape)
+
     shape = property(lambda self: tuple(self.data_shape))
-    frequencies = property(lambda self: _image(self, *(torch.fft.fftfreq(n, dtype=torch.float64) for n in self.shape[-2:])))
+    frequencies = property(
+        lambda self: _image(
+            self, *(torch.fft.fftfreq(n, dtype=torch.float64) for n in self.shape[-2:])
+        )
+    )
 
     def forward(self, x):
         F = torch.fft.rfft2(x, norm="ortho")
-        left, mirrored = F.real - F.imag, (F.real + F.imag)[..., 1:(x.shape[-1] + 1) // 2].flip(-1)
+        left, mirrored = (
+            F.real - F.imag,
+            (F.real + F.imag)[..., 1 : (x.shape[-1] + 1) // 2].flip(-1),
+        )
         right = torch.cat([mirrored[..., :1, :], mirrored[..., 1:, :].flip(-2)], -2)
         return torch.cat([left, right], -1)
 
     inverse = forward
 
 # %% ../nbs/04_basis.ipynb #040018
-def wavelet_matrix(n: int,     # number of samples, even
-                   name: str,  # an orthogonal wavelet of PyWavelets, as "haar", "db2", "sym4", "coif1"
-                   ) -> Tensor:  # (n, n), n/2 averages above n/2 differences, float64
+def wavelet_matrix(
+    n: int,  # number of samples, even
+    name: str,  # an orthogonal wavelet of PyWavelets, as "haar", "db2", "sym4", "coif1"
+) -> Tensor:  # (n, n), n/2 averages above n/2 differences, float64
     "One level of the periodic wavelet transform."
     import pywt
+
     w = pywt.Wavelet(name)
-    require(w.orthogonal, f"got the wavelet {name!r}, which is not orthogonal: take one of the families haar, db, sym, coif")
+    require(
+        w.orthogonal,
+        f"got the wavelet {name!r}, which is not orthogonal: take one of the families haar, db, sym, coif",
+    )
     require(n > 0 and n % 2 == 0, f"got {n} samples, want an even number")
     k, j = torch.arange(n // 2)[:, None], torch.arange(w.dec_len)
-    taps = torch.tensor([w.dec_lo, w.dec_hi], dtype=torch.float64)[:, None].expand(2, n // 2, -1)
+    taps = torch.tensor([w.dec_lo, w.dec_hi], dtype=torch.float64)[:, None].expand(
+        2, n // 2, -1
+    )
     where = ((2 * k + w.dec_len // 2 - j) % n).expand(2, -1, -1)
-    W = torch.zeros(2, n // 2, n, dtype=torch.float64).scatter_add_(2, where, taps).reshape(n, n)
+    W = (
+        torch.zeros(2, n // 2, n, dtype=torch.float64)
+        .scatter_add_(2, where, taps)
+        .reshape(n, n)
+    )
     defect = torch.eye(n, dtype=torch.float64) - W.mT @ W
     worst = defect.abs().max()
-    require(bool(worst < 1e-9), f"got the wavelet {name!r}, which is orthogonal to {worst:.0e} only: take haar, or one of db, sym, coif")
+    require(
+        bool(worst < 1e-9),
+        f"got the wavelet {name!r}, which is orthogonal to {worst:.0e} only: take haar, or one of db, sym, coif",
+    )
     return W + W @ defect / 2
 
+
 @cache
-def _wavelets(n: int, name: str) -> Const: return Const(wavelet_matrix(n, name))
+def _wavelets(n: int, name: str) -> Const:
+    return Const(wavelet_matrix(n, name))
 
 # %% ../nbs/04_basis.ipynb #040021
 @dataclass(frozen=True)
 class Wavelet(Basis):
     "Periodic orthogonal wavelets over the last two axes, laid out as one image of bands, averages in the top left corner."
+
     data_shape: tuple  # (..., H, W), H and W multiples of 2**levels
-    name: str          # an orthogonal wavelet of PyWavelets, as "haar", "db2", "sym4", "coif1"
-    levels: int        # ≥ 0
+    name: str  # an orthogonal wavelet of PyWavelets, as "haar", "db2", "sym4", "coif1"
+    levels: int  # ≥ 0
 
     def __post_init__(self):
         _check_image(self.data_shape)
         require(self.levels >= 0, f"got levels={self.levels}, want 0 or more")
         *rest, H, W = map(int, self.data_shape)
-        m, most = 2 ** self.levels, min((n & -n).bit_length() - 1 for n in (H, W))     # how often both sides can be halved
+        m, most = (
+            2**self.levels,
+            min((n & -n).bit_length() - 1 for n in (H, W)),
+        )  # how often both sides can be halved
         padded = (*rest, -(-H // m) * m, -(-W // m) * m)
-        require(self.levels <= most, f"got images of {H}×{W} and {self.levels} levels, want sides that are multiples of "
-                f"2**{self.levels} = {m}: take at most {most}, or pad: "
-                f"Compose(Wavelet({padded}, {self.name!r}, {self.levels}), Pad({tuple(self.data_shape)}, {padded}))")
+        require(
+            self.levels <= most,
+            f"got images of {H}×{W} and {self.levels} levels, want sides that are multiples of "
+            f"2**{self.levels} = {m}: take at most {most}, or pad: "
+            f"Compose(Wavelet({padded}, {self.name!r}, {self.levels}), Pad({tuple(self.data_shape)}, {padded}))",
+        )
         self._filters()
 
     shape = property(lambda self: tuple(self.data_shape))
-    def _filters(self): return [[_wavelets(n >> j, self.name) for n in self.data_shape[-2:]] for j in range(self.levels)]
+
+    def _filters(self):
+        return [
+            [_wavelets(n >> j, self.name) for n in self.data_shape[-2:]]
+            for j in range(self.levels)
+        ]
 
     def forward(self, x):
         for j, (R, C) in enumerate(self._filters()):
-            averages = x[..., :len(R.value), :len(C.value)]
+            averages = x[..., : len(R.value), : len(C.value)]
             bands = R.like(x) @ averages @ C.like(x).mT
-            if j == 0: x = bands                           # a new tensor, of which the next levels overwrite a corner
-            else: averages.copy_(bands)
+            if j == 0:
+                x = bands  # a new tensor, of which the next levels overwrite a corner
+            else:
+                averages.copy_(bands)
         return x
 
     def inverse(self, c):
         c = c.clone()
         for R, C in reversed(self._filters()):
-            corner = c[..., :len(R.value), :len(C.value)]
+            corner = c[..., : len(R.value), : len(C.value)]
             corner.copy_(R.like(c).mT @ corner @ C.like(c))
         return c
 
@@ -169,22 +256,32 @@ class Wavelet(Basis):
 @patch(as_prop=True)
 def level(self: Wavelet) -> Tensor:
     "(*shape) 0 for averages, 1 for the coarsest differences, `levels` for the finest."
-    def along(n): return sum(((torch.arange(n) >= n >> j + 1).long() for j in range(self.levels)), torch.zeros(n).long())
+
+    def along(n):
+        return sum(
+            ((torch.arange(n) >= n >> j + 1).long() for j in range(self.levels)),
+            torch.zeros(n).long(),
+        )
+
     v, h = map(along, self.shape[-2:])
     return torch.maximum(v[:, None], h).expand(self.shape)
+
 
 @patch(as_prop=True)
 def places(self: Wavelet) -> Tensor:
     "(2, *shape) row and column on which each coefficient is centred."
     k = _image(self, *map(torch.arange, self.shape[-2:]))
-    spacing = 2. ** (self.levels + 1 - self.level.clamp(min=1))              # pixels per coefficient, in averages and differences
+    spacing = 2.0 ** (
+        self.levels + 1 - self.level.clamp(min=1)
+    )  # pixels per coefficient, in averages and differences
     sides = torch.tensor(self.shape[-2:]).reshape(2, *[1] * len(self.shape))
-    return (k % (sides / spacing) + .5) * spacing - .5
+    return (k % (sides / spacing) + 0.5) * spacing - 0.5
 
 # %% ../nbs/04_basis.ipynb #040029
-def moments(x: Tensor,          # (n, *shape) data
-            batch: int = 4096,  # images at a time
-            ) -> tuple[Tensor, Tensor]:  # mean (d,), covariance (d, d), float64
+def moments(
+    x: Tensor,  # (n, *shape) data
+    batch: int = 4096,  # images at a time
+) -> tuple[Tensor, Tensor]:  # mean (d,), covariance (d, d), float64
     "Mean and covariance (divided by n) of flattened data, in two passes."
     require(len(x) > 1, f"got {len(x)} data, want at least 2")
     d = prod(x.shape[1:])
@@ -195,43 +292,71 @@ def moments(x: Tensor,          # (n, *shape) data
         cov.addmm_(y.mT, y, alpha=1 / len(x))
     return mean, cov
 
+
 def _floored(variances: Tensor, floor: float, what: str) -> Tensor:
     "Variances held above `floor` times the largest, with a warning where that changes any."
     low = floor * variances.max()
-    require(bool(variances.isfinite().all() and low > 0), f"got {what} variances from {variances.min():.3g} to {variances.max():.3g}: "
-            "want finite data that vary, and a floor > 0")
+    require(
+        bool(variances.isfinite().all() and low > 0),
+        f"got {what} variances from {variances.min():.3g} to {variances.max():.3g}: "
+        "want finite data that vary, and a floor > 0",
+    )
     if few := int((variances < low).sum()):
-        warnings.warn(f"{few} of {variances.numel()} {what} variances are below {floor:g} of the largest: held at {low:.3g}", stacklevel=3)
+        warnings.warn(
+            f"{few} of {variances.numel()} {what} variances are below {floor:g} of the largest: held at {low:.3g}",
+            stacklevel=3,
+        )
     return variances.clamp(min=low)
 
 # %% ../nbs/04_basis.ipynb #040030
 @dataclass(frozen=True, eq=False)
 class PCA(Basis):
     "Principal components, by falling variance. The map is a rotation; `mean` and `variances` are of the data that it was fitted to."
+
     data_shape: tuple
-    vectors: Tensor       # (d, d), rows are components; d = C·H·W, or H·W if shared
-    variances: Tensor     # (d,), falling
-    mean: Tensor          # (*data_shape)
+    vectors: Tensor  # (d, d), rows are components; d = C·H·W, or H·W if shared
+    variances: Tensor  # (d,), falling
+    mean: Tensor  # (*data_shape)
     shared: bool = False  # by all channels: components are (C, H·W); otherwise (C·H·W,)
 
-    shape = property(lambda self: (*self.data_shape[:1 if self.shared else 0], len(self.vectors)))
+    shape = property(
+        lambda self: (*self.data_shape[: 1 if self.shared else 0], len(self.vectors))
+    )
     _U = cached_property(lambda self: Const(self.vectors))
-    def forward(self, x): return x.flatten(2 if self.shared else 1) @ self._U.like(x).mT
-    def inverse(self, c): return (c @ self._U.like(c)).reshape(-1, *self.data_shape)
+
+    def forward(self, x):
+        return x.flatten(2 if self.shared else 1) @ self._U.like(x).mT
+
+    def inverse(self, c):
+        return (c @ self._U.like(c)).reshape(-1, *self.data_shape)
 
     @classmethod
-    def from_covariance(cls, cov: Tensor,          # (d, d)
-                        mean: Tensor,              # (*data_shape)
-                        floor: float = 1e-8,       # variances are held above so many times the largest
-                        shared: bool = False,      # whether `cov` is that of one channel
-                        ) -> "PCA":
+    def from_covariance(
+        cls,
+        cov: Tensor,  # (d, d)
+        mean: Tensor,  # (*data_shape)
+        floor: float = 1e-8,  # variances are held above so many times the largest
+        shared: bool = False,  # whether `cov` is that of one channel
+    ) -> "PCA":
         "The principal components of a known covariance."
-        d = prod(mean.shape[1 if shared else 0:])
-        require(tuple(cov.shape) == (d, d), f"got a covariance of shape {tuple(cov.shape)}, "
-                f"want ({d}, {d}) for {'one channel of ' if shared else ''}data of shape {tuple(mean.shape)}")
-        require(bool(cov.isfinite().all()), "got a covariance with NaN or infinite entries: look for them in the data")
+        d = prod(mean.shape[1 if shared else 0 :])
+        require(
+            tuple(cov.shape) == (d, d),
+            f"got a covariance of shape {tuple(cov.shape)}, "
+            f"want ({d}, {d}) for {'one channel of ' if shared else ''}data of shape {tuple(mean.shape)}",
+        )
+        require(
+            bool(cov.isfinite().all()),
+            "got a covariance with NaN or infinite entries: look for them in the data",
+        )
         variances, vectors = torch.linalg.eigh(cov.double())
-        return cls(tuple(mean.shape), vectors.mT.flip(0), _floored(variances.flip(0), floor, "principal"), mean, shared)
+        return cls(
+            tuple(mean.shape),
+            vectors.mT.flip(0),
+            _floored(variances.flip(0), floor, "principal"),
+            mean,
+            shared,
+        )
 
     @classmethod
     def fit(cls, x: Tensor, floor: float = 1e-8, shared: bool = False) -> "PCA":
@@ -240,25 +365,40 @@ class PCA(Basis):
         for other in x.unbind(1)[1:] if shared else ():
             m, k = moments(other)
             mean, cov = torch.cat([mean, m]), cov.add_(k)
-        return cls.from_covariance(cov.div_(x.shape[1] if shared else 1), mean.reshape(x.shape[1:]), floor, shared)
+        return cls.from_covariance(
+            cov.div_(x.shape[1] if shared else 1),
+            mean.reshape(x.shape[1:]),
+            floor,
+            shared,
+        )
 
 # %% ../nbs/04_basis.ipynb #040035
 @dataclass(frozen=True, eq=False)
 class Scaled(Basis):
     "Centred and scaled components $χ = U(x - mean)/scale$; the prior in data space has covariance $Uᵀ scale² U$."
+
     basis: Basis
-    mean: float | Tensor = 0.   # number or (*data_shape)
-    scale: float | Tensor = 1.  # number or (*shape), > 0
+    mean: float | Tensor = 0.0  # number or (*data_shape)
+    scale: float | Tensor = 1.0  # number or (*shape), > 0
 
     def __post_init__(self):
-        require(not isinstance(self.basis, Scaled), "got a basis with a scale of its own: scale its .basis instead, once")
+        require(
+            not isinstance(self.basis, Scaled),
+            "got a basis with a scale of its own: scale its .basis instead, once",
+        )
         for name, full in (("mean", self.data_shape), ("scale", self.shape)):
             v = torch.as_tensor(getattr(self, name), dtype=torch.float64)
-            require(v.ndim == 0 or v.shape == tuple(full),
-                    f"got a {name} of shape {tuple(v.shape)}, want a number or shape {tuple(full)}: expand it")
+            require(
+                v.ndim == 0 or v.shape == tuple(full),
+                f"got a {name} of shape {tuple(v.shape)}, want a number or shape {tuple(full)}: expand it",
+            )
             object.__setattr__(self, name, v)
         low, high = self.scale.min(), self.scale.max()
-        require(bool(low > 0 and high.isfinite()), f"scales must be > 0 and finite: got {low:.3g} to {high:.3g}, hold them above a floor")
+        require(
+            bool(low > 0 and high.isfinite()),
+            f"scales must be > 0 and finite: got {low:.3g} to {high:.3g}, hold them above a floor",
+        )
+
     data_shape = property(lambda self: tuple(self.basis.data_shape))
     shape = property(lambda self: tuple(self.basis.shape))
     rotation = property(lambda self: self.basis.rotation)
@@ -267,126 +407,219 @@ class Scaled(Basis):
     log_volume = property(lambda self: self.scale.log().expand(self.shape).sum().item())
     _m = cached_property(lambda self: Const(self.mean))
     _s = cached_property(lambda self: Const(self.scale))
-    def forward(self, x): return self.basis(x - self._m.like(x)) / self._s.like(x)
-    def inverse(self, c): return self.basis.inv(c * self._s.like(c)) + self._m.like(c)
+
+    def forward(self, x):
+        return self.basis(x - self._m.like(x)) / self._s.like(x)
+
+    def inverse(self, c):
+        return self.basis.inv(c * self._s.like(c)) + self._m.like(c)
 
 # %% ../nbs/04_basis.ipynb #040039
 class Whitened(Scaled):
     "Components with the mean removed and their standard deviation divided out."
+
     @classmethod
-    def fit(cls, basis: Basis,          # without a scale
-            x: Tensor,                  # (n, *data_shape)
-            floor: float = 1e-8,        # variances are held above so many times the largest
-            batch: int = 4096,          # images at a time
-            ) -> "Whitened":
+    def fit(
+        cls,
+        basis: Basis,  # without a scale
+        x: Tensor,  # (n, *data_shape)
+        floor: float = 1e-8,  # variances are held above so many times the largest
+        batch: int = 4096,  # images at a time
+    ) -> "Whitened":
         "Measure mean and scale on data, in two passes."
         require(len(x) > 1, f"got {len(x)} data, want at least 2")
         mean = sum(b.double().sum(0) for b in x.split(batch)) / len(x)
-        variances = sum(basis(b.double() - mean).square().sum(0) for b in x.split(batch)) / len(x)
+        variances = sum(
+            basis(b.double() - mean).square().sum(0) for b in x.split(batch)
+        ) / len(x)
         return cls(basis, mean, _floored(variances, floor, "component").sqrt())
 
 # %% ../nbs/04_basis.ipynb #040048
 @dataclass(frozen=True)
 class Compose(Basis):
     "First `inner`, then `outer`."
-    outer: Basis   # from the components of `inner`
-    inner: Basis   # from data
+
+    outer: Basis  # from the components of `inner`
+    inner: Basis  # from data
 
     def __post_init__(self):
-        require(not any(isinstance(b, Scaled) for b in (self.inner, self.outer)),
-                "got a basis with a scale: scale last, Scaled(Compose(...), mean, scale)")
-        require(tuple(self.outer.data_shape) == tuple(self.inner.shape), f"got an outer basis for {tuple(self.outer.data_shape)} "
-                f"after an inner one that gives {tuple(self.inner.shape)}: want them equal")
-        require(self.outer.onto, "got an outer basis that pads: pad first, Compose(rotation, Pad(...))")
+        require(
+            not any(isinstance(b, Scaled) for b in (self.inner, self.outer)),
+            "got a basis with a scale: scale last, Scaled(Compose(...), mean, scale)",
+        )
+        require(
+            tuple(self.outer.data_shape) == tuple(self.inner.shape),
+            f"got an outer basis for {tuple(self.outer.data_shape)} "
+            f"after an inner one that gives {tuple(self.inner.shape)}: want them equal",
+        )
+        require(
+            self.outer.onto,
+            "got an outer basis that pads: pad first, Compose(rotation, Pad(...))",
+        )
+
     data_shape = property(lambda self: tuple(self.inner.data_shape))
     shape = property(lambda self: tuple(self.outer.shape))
     rotation = property(lambda self: Compose(self.outer.rotation, self.inner.rotation))
-    def forward(self, x): return self.outer(self.inner(x))
-    def inverse(self, c): return self.inner.inv(self.outer.inv(c))
+
+    def forward(self, x):
+        return self.outer(self.inner(x))
+
+    def inverse(self, c):
+        return self.inner.inv(self.outer.inv(c))
 
 # %% ../nbs/04_basis.ipynb #040051
 @dataclass(frozen=True)
 class Columns(Basis):
     "One basis of a column, for each column of an image: components belong to columns, as pixels do."
+
     column: Basis  # from a column (C, H), e.g. its principal components
-    width: int     # number of columns
+    width: int  # number of columns
 
     def __post_init__(self):
-        require(not isinstance(self.column, Scaled), "got a basis with a scale: scale last, Scaled(Columns(...), mean, scale)")
-        require(len(self.column.data_shape) == 2 and self.width > 0,
-                f"got a basis for {tuple(self.column.data_shape)} and width={self.width}, want one for a column (C, H), and at least one column")
+        require(
+            not isinstance(self.column, Scaled),
+            "got a basis with a scale: scale last, Scaled(Columns(...), mean, scale)",
+        )
+        require(
+            len(self.column.data_shape) == 2 and self.width > 0,
+            f"got a basis for {tuple(self.column.data_shape)} and width={self.width}, want one for a column (C, H), and at least one column",
+        )
+
     data_shape = property(lambda self: (*self.column.data_shape, self.width))
     shape = property(lambda self: (*self.column.shape, self.width))
     rotation = property(lambda self: Columns(self.column.rotation, self.width))
-    places = property(lambda self: torch.stack([torch.full(self.shape, (self.column.data_shape[-1] - 1) / 2).double(),
-                                                torch.arange(self.width).double().expand(self.shape)]))
-    def _each(self, basis, x): return basis(x.movedim(-1, 1).flatten(0, 1)).unflatten(0, (len(x), -1)).movedim(1, -1)
-    def forward(self, x): return self._each(self.column, x)
-    def inverse(self, c): return self._each(self.column.inv, c)
+    places = property(
+        lambda self: torch.stack(
+            [
+                torch.full(self.shape, (self.column.data_shape[-1] - 1) / 2).double(),
+                torch.arange(self.width).double().expand(self.shape),
+            ]
+        )
+    )
+
+    def _each(self, basis, x):
+        return (
+            basis(x.movedim(-1, 1).flatten(0, 1))
+            .unflatten(0, (len(x), -1))
+            .movedim(1, -1)
+        )
+
+    def forward(self, x):
+        return self._each(self.column, x)
+
+    def inverse(self, c):
+        return self._each(self.column.inv, c)
 
 # %% ../nbs/04_basis.ipynb #040054
 @dataclass(frozen=True)
 class Pad(Basis):
     "Images in the middle of a frame of zeros."
+
     data_shape: tuple  # (..., H, W)
-    shape: tuple       # the same, with larger H and W
+    shape: tuple  # the same, with larger H and W
 
     def __post_init__(self):
         _check_image(self.data_shape)
-        require(len(self.shape) == len(self.data_shape) and tuple(self.shape[:-2]) == tuple(self.data_shape[:-2])
-                and all(b >= a for a, b in zip(self.data_shape, self.shape)),
-                f"got {tuple(self.data_shape)} to be padded to {tuple(self.shape)}: want larger sides and the rest the same")
+        require(
+            len(self.shape) == len(self.data_shape)
+            and tuple(self.shape[:-2]) == tuple(self.data_shape[:-2])
+            and all(b >= a for a, b in zip(self.data_shape, self.shape)),
+            f"got {tuple(self.data_shape)} to be padded to {tuple(self.shape)}: want larger sides and the rest the same",
+        )
 
     rotation = property(lambda self: Pixel(tuple(self.shape)))
-    _before = property(lambda self: [(b - a) // 2 for a, b in zip(self.data_shape[-2:], self.shape[-2:])])
+    _before = property(
+        lambda self: [
+            (b - a) // 2 for a, b in zip(self.data_shape[-2:], self.shape[-2:])
+        ]
+    )
+
     def forward(self, x):
-        (top, left), (H, W), (h, w) = self._before, self.shape[-2:], self.data_shape[-2:]
+        (top, left), (H, W), (h, w) = (
+            self._before,
+            self.shape[-2:],
+            self.data_shape[-2:],
+        )
         return torch.nn.functional.pad(x, (left, W - w - left, top, H - h - top))
+
     def inverse(self, c):
         (top, left), (h, w) = self._before, self.data_shape[-2:]
-        return c[..., top:top + h, left:left + w]
+        return c[..., top : top + h, left : left + w]
 
 # %% ../nbs/04_basis.ipynb #040060
-def spectrum_order(variances: Tensor,  # (*shape) of the components, > 0
-                   ) -> Tensor:        # (*shape)
+def spectrum_order(
+    variances: Tensor,  # (*shape) of the components, > 0
+) -> Tensor:  # (*shape)
     "$-\\log$ variance: what white noise drowns first is noised first."
-    require(bool((variances > 0).all()), f"got variances down to {variances.min():.3g}, want > 0: hold them above a floor")
+    require(
+        bool((variances > 0).all()),
+        f"got variances down to {variances.min():.3g}, want > 0: hold them above a floor",
+    )
     return -variances.double().log()
 
-def level_order(wavelet: Basis,  # a `Wavelet`
-                ) -> Tensor:     # (*shape) 0 for averages, 1 for the coarsest differences, ...
+
+def level_order(
+    wavelet: Basis,  # a `Wavelet`
+) -> Tensor:  # (*shape) 0 for averages, 1 for the coarsest differences, ...
     "Finer levels are noised earlier."
-    require(isinstance(wavelet, Wavelet), f"got {type(wavelet).__name__}, want a Wavelet: of a Compose, its .outer or .inner")
+    require(
+        isinstance(wavelet, Wavelet),
+        f"got {type(wavelet).__name__}, want a Wavelet: of a Compose, its .outer or .inner",
+    )
     return wavelet.level.double()
 
-def radius_order(basis: Basis,  # one that has frequencies: DCT, Fourier
-                 ) -> Tensor:   # (*shape) cycles per pixel
+
+def radius_order(
+    basis: Basis,  # one that has frequencies: DCT, Fourier
+) -> Tensor:  # (*shape) cycles per pixel
     "Higher frequencies are noised earlier, whatever their direction."
-    require(basis.frequencies is not None, f"got {type(basis).__name__}, whose components have no frequency, "
-            "want DCT or Fourier: of a Compose, its .outer or .inner")
+    require(
+        basis.frequencies is not None,
+        f"got {type(basis).__name__}, whose components have no frequency, "
+        "want DCT or Fourier: of a Compose, its .outer or .inner",
+    )
     return basis.frequencies.norm(dim=0)
 
 # %% ../nbs/04_basis.ipynb #040061
 def _places(basis: Basis) -> Tensor:
-    require(basis.places is not None, f"got {type(basis).__name__}, whose components have no place, "
-            "want Pixel, Columns or Wavelet: of a Compose, its .outer or .inner")
+    require(
+        basis.places is not None,
+        f"got {type(basis).__name__}, whose components have no place, "
+        "want Pixel, Columns or Wavelet: of a Compose, its .outer or .inner",
+    )
     return basis.places
 
-def column_order(basis: Basis,  # one whose components have a place: Pixel, Columns, Wavelet
-                 ) -> Tensor:   # (*shape) column of the image
+
+def column_order(
+    basis: Basis,  # one whose components have a place: Pixel, Columns, Wavelet
+) -> Tensor:  # (*shape) column of the image
     "Columns further right are noised earlier."
     return _places(basis)[1]
 
-def row_order(basis: Basis,  # one whose components have a place: Pixel, Columns, Wavelet
-              ) -> Tensor:   # (*shape) row of the image
+
+def row_order(
+    basis: Basis,  # one whose components have a place: Pixel, Columns, Wavelet
+) -> Tensor:  # (*shape) row of the image
     "Rows further down are noised earlier."
     return _places(basis)[0]
 
-def distance_order(mask: Tensor,  # (..., H, W) bool: where distance is 0
-                   ) -> Tensor:   # (..., H, W) pixels, Euclidean
+
+def distance_order(
+    mask: Tensor,  # (..., H, W) bool: where distance is 0
+) -> Tensor:  # (..., H, W) pixels, Euclidean
     "Pixels further from the mask are noised earlier."
     from scipy.ndimage import distance_transform_edt
+
     mask = torch.as_tensor(mask, dtype=torch.bool)
     images = mask.reshape(-1, *mask.shape[-2:])
-    require(bool(images.flatten(1).any(1).all()), "got a mask without a single pixel, want at least one in each image")
-    return torch.stack([torch.as_tensor(distance_transform_edt(~m.cpu().numpy())) for m in images]).reshape(mask.shape).to(mask.device)
+    require(
+        bool(images.flatten(1).any(1).all()),
+        "got a mask without a single pixel, want at least one in each image",
+    )
+    return (
+        torch.stack(
+            [torch.as_tensor(distance_transform_edt(~m.cpu().numpy())) for m in images]
+        )
+        .reshape(mask.shape)
+        .to(mask.device)
+    )

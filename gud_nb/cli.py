@@ -17,48 +17,112 @@ import torch
 from fastcore.script import call_parse
 from torch import Tensor
 
-from .basis import DCT, PCA, Basis, Fourier, Pixel, Scaled, Wavelet, Whitened, column_order
+from gud_nb.basis import (
+    DCT,
+    PCA,
+    Basis,
+    Fourier,
+    Pixel,
+    Scaled,
+    Wavelet,
+    Whitened,
+    column_order,
+)
 from .core import require, show_images, write_atomic
 from .data import Images, load
 from .diffusion import LinearDiffusion, hsm
-from .evaluate import calibrate, feature_extractor, film_strip, markdown_table, measure
+from gud_nb.evaluate import (
+    calibrate,
+    feature_extractor,
+    film_strip,
+    markdown_table,
+    measure,
+)
 from .integrators import DEIS, DPMSolver, ancestral
 from .likelihood import dequantise, elbo, nats_to_bits
 from .loss import moving
 from .network import UNet, bands
 from .recipe import cld, psld, vp
-from .sampler import ddim, default_grid, euler_maruyama, evaluations, exponential_heun, fastest, flow_euler, heun, log_snr, quadratic, sscs, uniform
+from gud_nb.sampler import (
+    ddim,
+    default_grid,
+    euler_maruyama,
+    evaluations,
+    exponential_heun,
+    fastest,
+    flow_euler,
+    heun,
+    log_snr,
+    quadratic,
+    sscs,
+    uniform,
+)
 from .schedule import Family, LinearBeta, sequential, soft_conditioning
 from .train import ScoreModel, Training, fit, from_pretrained, gaussian_head
 
 # %% ../nbs/15_cli.ipynb #150005
-processes = {"vp": (vp, LinearBeta(.1, 20.)), "cld": (cld, LinearBeta(8., 8.)), "psld": (psld, LinearBeta(8., 8.))}
-samplers = {"exponential": exponential_heun, "ddim": ddim, "heun": heun, "sscs": sscs, "em": euler_maruyama, "euler": flow_euler,
-            "dpm": DPMSolver(2), "dpm3": DPMSolver(3), "deis": DEIS(2), "ancestral": ancestral}
-grids = {"auto": default_grid, "fastest": fastest,
-         "quadratic": lambda diffusion, n: quadratic(n), "uniform": lambda diffusion, n: uniform(n), "logsnr": log_snr}
+processes = {
+    "vp": (vp, LinearBeta(0.1, 20.0)),
+    "cld": (cld, LinearBeta(8.0, 8.0)),
+    "psld": (psld, LinearBeta(8.0, 8.0)),
+}
+samplers = {
+    "exponential": exponential_heun,
+    "ddim": ddim,
+    "heun": heun,
+    "sscs": sscs,
+    "em": euler_maruyama,
+    "euler": flow_euler,
+    "dpm": DPMSolver(2),
+    "dpm3": DPMSolver(3),
+    "deis": DEIS(2),
+    "ancestral": ancestral,
+}
+grids = {
+    "auto": default_grid,
+    "fastest": fastest,
+    "quadratic": lambda diffusion, n: quadratic(n),
+    "uniform": lambda diffusion, n: uniform(n),
+    "logsnr": log_snr,
+}
 
-def choose(kind: str,      # what is chosen, for the error
-           name: str,      # what the user typed
-           among: dict):   # the choices by name
+
+def choose(
+    kind: str,  # what is chosen, for the error
+    name: str,  # what the user typed
+    among: dict,
+):  # the choices by name
     "The entry `name` of `among`, or an error that lists the choices."
     require(name in among, f"unknown {kind} {name!r}: choose one of {', '.join(among)}")
     return among[name]
 
+
 def choose_device(name: str) -> torch.device:
     "A device by name; `auto` takes a GPU where there is one."
-    if name == "auto": name = "cuda" if torch.cuda.is_available() else "cpu"
-    try: device = torch.device(name)
-    except RuntimeError: require(False, f"unknown device {name!r}: choose auto, cpu or cuda")
-    require(device.type in ("cpu", "cuda"), f"unknown device {name!r}: choose auto, cpu or cuda")
-    require(device.type == "cpu" or torch.cuda.is_available(), f"no GPU is available for device {name!r}: use --device cpu, or install a torch with CUDA")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        require(False, f"unknown device {name!r}: choose auto, cpu or cuda")
+    require(
+        device.type in ("cpu", "cuda"),
+        f"unknown device {name!r}: choose auto, cpu or cuda",
+    )
+    require(
+        device.type == "cpu" or torch.cuda.is_available(),
+        f"no GPU is available for device {name!r}: use --device cpu, or install a torch with CUDA",
+    )
     return device
 
 # %% ../nbs/15_cli.ipynb #150007
 @contextmanager
 def plain_errors(command: str):
     "Mistakes of the user end in one line on stderr and exit code 2, not in a traceback; a warning takes one line, too."
-    def say(message, *_, **__): print(f"{command}: warning: {message}", file=sys.stderr)
+
+    def say(message, *_, **__):
+        print(f"{command}: warning: {message}", file=sys.stderr)
+
     try:
         with warnings.catch_warnings():
             warnings.showwarning = say
@@ -70,16 +134,24 @@ def plain_errors(command: str):
         print(f"{command}: stopped; what was saved so far is kept", file=sys.stderr)
         raise SystemExit(130) from None
 
+
 def has_bf16(device: torch.device) -> bool:
     "Whether bfloat16 is fast on this device."
-    if device.type == "cuda": return torch.cuda.is_bf16_supported()
-    return "avx512_bf16" in (Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else "")
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return "avx512_bf16" in (
+        Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    )
+
 
 def save_figure(path: Path, figure) -> Path:
     "Write a matplotlib figure or axes to a PNG, atomically."
     import matplotlib.pyplot as plt
+
     figure = getattr(figure, "figure", figure)
-    write_atomic(path, lambda p: figure.savefig(p, format="png", bbox_inches="tight", dpi=120))
+    write_atomic(
+        path, lambda p: figure.savefig(p, format="png", bbox_inches="tight", dpi=120)
+    )
     plt.close(figure)
     return path
 
@@ -88,82 +160,160 @@ def _diffusion(recipe, clock) -> LinearDiffusion:
     "A recipe on a clock; momenta start small and are integrated out."
     return LinearDiffusion(recipe, clock, Sigma0=hsm(recipe) if recipe.k > 1 else None)
 
+
 def _network(x: Tensor, width: int, seed: int, **more) -> UNet:
     "A U-Net for images of this size, its initial weights fixed by the seed."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet(x.shape[1], width=width, mults=(1, 2) if min(x.shape[2:]) < 16 else (1, 2, 2), **more)
+        return UNet(
+            x.shape[1],
+            width=width,
+            mults=(1, 2) if min(x.shape[2:]) < 16 else (1, 2, 2),
+            **more,
+        )
 
-def build_model(process: str,              # vp, cld or psld
-                x: Tensor,                 # (n, C, H, W) training images
-                width: int = 16,           # of the U-Net
-                rank: int | None = None,   # eigenvectors of the head; None: all
-                seed: int = 0,             # of the initial weights
-                classes: int = 0,          # of labels that the network is told; 0: none
-                ) -> ScoreModel:
+
+def build_model(
+    process: str,  # vp, cld or psld
+    x: Tensor,  # (n, C, H, W) training images
+    width: int = 16,  # of the U-Net
+    rank: int | None = None,  # eigenvectors of the head; None: all
+    seed: int = 0,  # of the initial weights
+    classes: int = 0,  # of labels that the network is told; 0: none
+) -> ScoreModel:
     "A pixel-space model of a process, with its Gaussian head, not yet trained."
     recipe, clock = choose("process", process, processes)
     diffusion, pixel = _diffusion(recipe(), clock), Pixel(tuple(x.shape[1:]))
-    return ScoreModel(_network(x, width, seed, classes=classes), diffusion, pixel, gaussian_head(diffusion, pixel, x, rank))
+    return ScoreModel(
+        _network(x, width, seed, classes=classes),
+        diffusion,
+        pixel,
+        gaussian_head(diffusion, pixel, x, rank),
+    )
 
 # %% ../nbs/15_cli.ipynb #150013
 def _haar(x: Tensor) -> Wavelet:
     "Haar wavelets with as many levels as the sides can be halved, three at most."
     H, W = x.shape[-2:]
     levels = min(3, *((n & -n).bit_length() - 1 for n in (H, W)))
-    require(levels > 0, f"the basis haar halves both sides of an image: got {H}×{W}, want even sides, or another basis")
+    require(
+        levels > 0,
+        f"the basis haar halves both sides of an image: got {H}×{W}, want even sides, or another basis",
+    )
     return Wavelet(tuple(x.shape[1:]), "haar", levels)
 
-bases = {"pixel": lambda x: Pixel(tuple(x.shape[1:])), "pca": PCA.fit, "dct": lambda x: DCT(tuple(x.shape[1:])),
-         "fourier": lambda x: Fourier(tuple(x.shape[1:])), "haar": _haar}
-priors = {"white": False, "matching": True}       # whether each component is divided by its own standard deviation
-orders = {"variance": False, "columns": True}     # whether columns go first, or what varies least
+
+bases = {
+    "pixel": lambda x: Pixel(tuple(x.shape[1:])),
+    "pca": PCA.fit,
+    "dct": lambda x: DCT(tuple(x.shape[1:])),
+    "fourier": lambda x: Fourier(tuple(x.shape[1:])),
+    "haar": _haar,
+}
+priors = {
+    "white": False,
+    "matching": True,
+}  # whether each component is divided by its own standard deviation
+orders = {
+    "variance": False,
+    "columns": True,
+}  # whether columns go first, or what varies least
 time_choices = {"snr": lambda model: model.snr_times(), "uniform": lambda model: None}
 
-def _clocks(rotation: Basis, x: Tensor, softness: tuple, whitened: bool, columns: bool) -> tuple[Basis, Family, Tensor]:
+
+def _clocks(
+    rotation: Basis, x: Tensor, softness: tuple, whitened: bool, columns: bool
+) -> tuple[Basis, Family, Tensor]:
     "A basis with its scale, the family of clocks for its components, and the groups that the network hears of."
     fitted = Whitened.fit(rotation, x, floor=1e-5)
-    size = 1. if whitened else fitted.scale.square().mean().sqrt()
-    basis, variances = fitted if whitened else Scaled(rotation, fitted.mean, size), (fitted.scale / size).square()
+    size = 1.0 if whitened else fitted.scale.square().mean().sqrt()
+    basis, variances = (
+        fitted if whitened else Scaled(rotation, fitted.mean, size),
+        (fitted.scale / size).square(),
+    )
     if columns:
         order = column_order(rotation)
-        family = Family(sequential, dict(b=softness), dict(order=order, gamma_min=-9., gamma_max=3.))
+        family = Family(
+            sequential,
+            dict(b=softness),
+            dict(order=order, gamma_min=-9.0, gamma_max=3.0),
+        )
         return basis, family, bands(order, x.shape[-1])
-    fixed = dict(variances=variances, whitened=whitened, gamma_denoise=-9., gamma_noise=3., clip=True)
-    return basis, Family(soft_conditioning, dict(a=softness), fixed), bands(-variances.log(), 16)
+    fixed = dict(
+        variances=variances,
+        whitened=whitened,
+        gamma_denoise=-9.0,
+        gamma_noise=3.0,
+        clip=True,
+    )
+    return (
+        basis,
+        Family(soft_conditioning, dict(a=softness), fixed),
+        bands(-variances.log(), 16),
+    )
 
 # %% ../nbs/15_cli.ipynb #150014
-def build_gud(x: Tensor,                      # (n, C, H, W) training images
-              softness: tuple = (.4, 1.6),    # range of a, ≥ 0; for columns that of b, in [0, 1)
-              basis: str = "haar",            # pixel, pca, dct, fourier or haar
-              prior: str = "white",           # white: white noise; matching: noise with the variances of the data
-              order: str = "variance",        # variance: what varies least is noised first; columns: from right to left (pixel or haar)
-              recipe: str = "vp",             # vp, cld or psld
-              width: int = 16,                # of the U-Net
-              seed: int = 0,                  # of the initial weights
-              classes: int = 0,               # of labels that the network is told; 0: none
-              rank: int | None = None,        # common factors in the head; None: variances of components only
-              ) -> ScoreModel:
+def build_gud(
+    x: Tensor,  # (n, C, H, W) training images
+    softness: tuple = (0.4, 1.6),  # range of a, ≥ 0; for columns that of b, in [0, 1)
+    basis: str = "haar",  # pixel, pca, dct, fourier or haar
+    prior: str = "white",  # white: white noise; matching: noise with the variances of the data
+    order: str = "variance",  # variance: what varies least is noised first; columns: from right to left (pixel or haar)
+    recipe: str = "vp",  # vp, cld or psld
+    width: int = 16,  # of the U-Net
+    seed: int = 0,  # of the initial weights
+    classes: int = 0,  # of labels that the network is told; 0: none
+    rank: int
+    | None = None,  # common factors in the head; None: variances of components only
+) -> ScoreModel:
     "A model of a process with a clock per component, for a range of softness, not yet trained."
-    x, whitened, columns = x[:30_000], choose("prior", prior, priors), choose("order", order, orders)
+    x, whitened, columns = (
+        x[:30_000],
+        choose("prior", prior, priors),
+        choose("order", order, orders),
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*variances are below.*")    # pixels that never change are held at a floor
+        warnings.filterwarnings(
+            "ignore", message=".*variances are below.*"
+        )  # pixels that never change are held at a floor
         rotation = choose("basis", basis, bases)(x)
         scaled, family, groups = _clocks(rotation, x, softness, whitened, columns)
     for name, ends in family.ranges.items():
-        for v in ends: family(**{name: v})                                      # both ends of the range must be clocks
-    require(rank is None or 1 <= rank < x[0].numel(), f"got {rank} common factors, want 1 to {x[0].numel() - 1}, fewer than components")
-    diffusion = replace(_diffusion(choose("recipe", recipe, processes)[0](), family()), by_snr=recipe != "vp")     # a softness means the same for all
+        for v in ends:
+            family(**{name: v})  # both ends of the range must be clocks
+    require(
+        rank is None or 1 <= rank < x[0].numel(),
+        f"got {rank} common factors, want 1 to {x[0].numel() - 1}, fewer than components",
+    )
+    diffusion = replace(
+        _diffusion(choose("recipe", recipe, processes)[0](), family()),
+        by_snr=recipe != "vp",
+    )  # a softness means the same for all
     network = _network(x, width, seed, classes=classes, groups=int(groups.max()) + 1)
-    return ScoreModel(network, diffusion, scaled, gaussian_head(diffusion, scaled, x, rank), groups=groups, family=family)
+    return ScoreModel(
+        network,
+        diffusion,
+        scaled,
+        gaussian_head(diffusion, scaled, x, rank),
+        groups=groups,
+        family=family,
+    )
 
 # %% ../nbs/15_cli.ipynb #150019
 def _range(text: str) -> tuple[float, float]:
     "A range typed as `0.4:1.6`, or a single number."
-    try: low, high = (float(v) for v in (text.split(":") if ":" in text else [text, text]))
-    except ValueError: low, high = 1., 0.
-    require(low <= high < math.inf, f"got --softness {text!r}, want a number, or a range as 0.4:1.6")
+    try:
+        low, high = (
+            float(v) for v in (text.split(":") if ":" in text else [text, text])
+        )
+    except ValueError:
+        low, high = 1.0, 0.0
+    require(
+        low <= high < math.inf,
+        f"got --softness {text!r}, want a number, or a range as 0.4:1.6",
+    )
     return low, high
+
 
 def _own_settings(process: str, rank: int | None, **own) -> dict:
     "The settings that only a clock per component has, checked and with their defaults; none for the other processes."
@@ -171,16 +321,33 @@ def _own_settings(process: str, rank: int | None, **own) -> dict:
     given = {k: v for k, v in own.items() if v is not None}
     if process != "gud":
         typed = ", ".join(f"--{k}" for k in given)
-        require(not given, f"{typed}: only for a clock per component, and --process {process} has one for all: add --process gud")
+        require(
+            not given,
+            f"{typed}: only for a clock per component, and --process {process} has one for all: add --process gud",
+        )
         return {}
     columns = choose("order", given.get("order", "variance"), orders)
-    found = dict(recipe="vp", basis="pixel" if columns else "haar", order="variance", softness="0:0.9" if columns else "0.4:1.6") | given
-    found.setdefault("prior", "matching" if columns and found["basis"] == "haar" else "white")
-    for kind, among in (("recipe", processes), ("basis", bases), ("prior", priors)): choose(kind, found[kind], among)
-    require(not columns or found["basis"] in ("pixel", "haar"),
-            f"--order columns wants components that have a column, --basis pixel or haar: got {found['basis']}")
+    found = (
+        dict(
+            recipe="vp",
+            basis="pixel" if columns else "haar",
+            order="variance",
+            softness="0:0.9" if columns else "0.4:1.6",
+        )
+        | given
+    )
+    found.setdefault(
+        "prior", "matching" if columns and found["basis"] == "haar" else "white"
+    )
+    for kind, among in (("recipe", processes), ("basis", bases), ("prior", priors)):
+        choose(kind, found[kind], among)
+    require(
+        not columns or found["basis"] in ("pixel", "haar"),
+        f"--order columns wants components that have a column, --basis pixel or haar: got {found['basis']}",
+    )
     _range(found["softness"])
     return found
+
 
 def _levels(data: str) -> int:
     "How many values a pixel of this data set can take."
@@ -193,276 +360,614 @@ def _settings(out: Path, given: dict, resume: bool) -> dict:
     if not resume:
         write_atomic(path, lambda p: p.write_text(json.dumps(given, indent=1)))
         return given
-    require(path.is_file(), f"nothing to resume in {str(out)!r}: want the folder of an earlier gud_train run, with its run.json")
+    require(
+        path.is_file(),
+        f"nothing to resume in {str(out)!r}: want the folder of an earlier gud_train run, with its run.json",
+    )
     before = json.loads(path.read_text())
-    changed = [f"{k} was {before.get(k)!r}, now {given.get(k)!r}" for k in given | before
-               if k not in ("steps", "minutes") and before.get(k) != given.get(k)]
-    require(not changed, f"the run in {str(out)!r} had other settings: {'; '.join(changed)}. "
-            "Resume with the same, or train into another folder")
+    changed = [
+        f"{k} was {before.get(k)!r}, now {given.get(k)!r}"
+        for k in given | before
+        if k not in ("steps", "minutes") and before.get(k) != given.get(k)
+    ]
+    require(
+        not changed,
+        f"the run in {str(out)!r} had other settings: {'; '.join(changed)}. "
+        "Resume with the same, or train into another folder",
+    )
     return given
 
 # %% ../nbs/15_cli.ipynb #150021
-def _start(images: Images, data: str, process: str, own: dict, rank, width: int, seed: int, labels: bool) -> tuple[ScoreModel, Tensor]:
+def _start(
+    images: Images,
+    data: str,
+    process: str,
+    own: dict,
+    rank,
+    width: int,
+    seed: int,
+    labels: bool,
+) -> tuple[ScoreModel, Tensor]:
     "A model, and what it is trained on: with a clock per component that is images whose levels are blurred."
     classes = len(images.classes) if labels else 0
-    require(not labels or classes > 1, f"--labels wants at least two classes: {data} has only {', '.join(images.classes)}")
-    if process != "gud": return build_model(process, images.x, width, rank, seed, classes), images.x
+    require(
+        not labels or classes > 1,
+        f"--labels wants at least two classes: {data} has only {', '.join(images.classes)}",
+    )
+    if process != "gud":
+        return build_model(process, images.x, width, rank, seed, classes), images.x
     x = dequantise(images.x, torch.Generator().manual_seed(seed), _levels(data))
-    return build_gud(x, width=width, seed=seed, classes=classes, rank=rank, **own | dict(softness=_range(own["softness"]))), x
+    return build_gud(
+        x,
+        width=width,
+        seed=seed,
+        classes=classes,
+        rank=rank,
+        **own | dict(softness=_range(own["softness"])),
+    ), x
 
-def _finish(model: ScoreModel, folder: Path, about: dict, labels: bool, where: torch.device):
+
+def _finish(
+    model: ScoreModel, folder: Path, about: dict, labels: bool, where: torch.device
+):
     "Save a trained model with its loss curve and a grid of samples, and say where they are."
     name, n = f"{about['process']} on {about['data']}", 64
     model.save_pretrained(folder / "model", about=about)
-    save_figure(folder / "loss.png", plot_losses({about["process"]: folder / "loss.csv"}))
+    save_figure(
+        folder / "loss.png", plot_losses({about["process"]: folder / "loss.csv"})
+    )
     classes = torch.arange(n) % model.network.config["classes"] if labels else None
-    x = model.sample(n, generator=torch.Generator(where).manual_seed(about["seed"]), labels=classes, progress=True)
+    x = model.sample(
+        n,
+        generator=torch.Generator(where).manual_seed(about["seed"]),
+        labels=classes,
+        progress=True,
+    )
     save_figure(folder / "samples.png", show_images(x, title=f"{name}: {n} samples"))
-    print(f"{about['steps']} steps, {about['images']} images, loss {about['loss']:.4f}. "
-          f"Model: {folder / 'model'}; look at {folder / 'samples.png'}")
+    print(
+        f"{about['steps']} steps, {about['images']} images, loss {about['loss']:.4f}. "
+        f"Model: {folder / 'model'}; look at {folder / 'samples.png'}"
+    )
 
 # %% ../nbs/15_cli.ipynb #150022
 @call_parse
 def gud_train(
-    data: str = "digits",         # digits, fashion_mnist, cifar10, or a folder of images
-    process: str = "psld",        # vp, cld or psld: one clock; gud: a clock per component, with the next five
-    recipe: str | None = None,    # of gud: vp, cld or psld (default: vp)
-    basis: str | None = None,     # of gud: pixel, pca, dct, fourier or haar (default: haar; for columns pixel)
-    prior: str | None = None,     # of gud: white noise, or matching: with the data's variances (default: white; columns of haar: matching)
-    order: str | None = None,     # of gud, noised first: variance (what varies least), or columns (from the right) (default: variance)
-    softness: str | None = None,  # of gud: a number or a range, ≥ 0 (default: 0.4:1.6); for columns below 1 (default: 0:0.9)
-    labels: bool = False,         # learn the classes, too, and 10 % of the time without them
-    steps: int | None = None,     # budget in steps, or
-    minutes: float | None = None, # budget in minutes (default: 2)
-    out: str = "gud_run",         # folder for model, checkpoint and log
-    resume: bool = False,         # go on from the checkpoint in --out
-    seed: int = 0,                # of weights, batches and noise
-    width: int = 16,              # channels of the U-Net (16: 0.3M parameters)
-    rank: int | None = None,      # eigenvectors kept by the Gaussian head (default: all); of gud: its common factors (default: none)
-    times: str = "snr",           # snr: train where signal and noise balance, for samples; uniform: for the bits of gud
-    batch: int = 64,              # images per step
-    lr: float = 1e-3,             # highest learning rate
-    flips: bool = False,          # mirror images left to right, at random
-    path: str | None = None,      # folder with local parquet files (default: the environment variable GUD_DATA, then the hub)
-    device: str = "auto",         # auto, cpu or cuda
+    data: str = "digits",  # digits, fashion_mnist, cifar10, or a folder of images
+    process: str = "psld",  # vp, cld or psld: one clock; gud: a clock per component, with the next five
+    recipe: str | None = None,  # of gud: vp, cld or psld (default: vp)
+    basis: str
+    | None = None,  # of gud: pixel, pca, dct, fourier or haar (default: haar; for columns pixel)
+    prior: str
+    | None = None,  # of gud: white noise, or matching: with the data's variances (default: white; columns of haar: matching)
+    order: str
+    | None = None,  # of gud, noised first: variance (what varies least), or columns (from the right) (default: variance)
+    softness: str
+    | None = None,  # of gud: a number or a range, ≥ 0 (default: 0.4:1.6); for columns below 1 (default: 0:0.9)
+    labels: bool = False,  # learn the classes, too, and 10 % of the time without them
+    steps: int | None = None,  # budget in steps, or
+    minutes: float | None = None,  # budget in minutes (default: 2)
+    out: str = "gud_run",  # folder for model, checkpoint and log
+    resume: bool = False,  # go on from the checkpoint in --out
+    seed: int = 0,  # of weights, batches and noise
+    width: int = 16,  # channels of the U-Net (16: 0.3M parameters)
+    rank: int
+    | None = None,  # eigenvectors kept by the Gaussian head (default: all); of gud: its common factors (default: none)
+    times: str = "snr",  # snr: train where signal and noise balance, for samples; uniform: for the bits of gud
+    batch: int = 64,  # images per step
+    lr: float = 1e-3,  # highest learning rate
+    flips: bool = False,  # mirror images left to right, at random
+    path: str
+    | None = None,  # folder with local parquet files (default: the environment variable GUD_DATA, then the hub)
+    device: str = "auto",  # auto, cpu or cuda
 ):
     "Train a model and save it to OUT/model, with its loss curve and a grid of samples."
     with plain_errors("gud_train"):
-        own = _own_settings(process, rank, recipe=recipe, basis=basis, prior=prior, order=order, softness=softness)
-        where, folder, timing = choose_device(device), Path(out), choose("times", times, time_choices)
-        told = dict(data=data, process=process, seed=seed) | own | (dict(labels=True) if labels else {})
-        if steps is None and minutes is None: minutes = 2.
-        plan = Training(steps=steps, minutes=minutes, batch=batch, lr=lr, seed=seed, flips=flips, unlabelled=.1 * labels,
-                        mixed=has_bf16(where) and data != "digits")
+        own = _own_settings(
+            process,
+            rank,
+            recipe=recipe,
+            basis=basis,
+            prior=prior,
+            order=order,
+            softness=softness,
+        )
+        where, folder, timing = (
+            choose_device(device),
+            Path(out),
+            choose("times", times, time_choices),
+        )
+        told = (
+            dict(data=data, process=process, seed=seed)
+            | own
+            | (dict(labels=True) if labels else {})
+        )
+        if steps is None and minutes is None:
+            minutes = 2.0
+        plan = Training(
+            steps=steps,
+            minutes=minutes,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+            flips=flips,
+            unlabelled=0.1 * labels,
+            mixed=has_bf16(where) and data != "digits",
+        )
         images = load(data, train=True, path=path)
         model, x = _start(images, data, process, own, rank, width, seed, labels)
-        _settings(folder, told | dict(width=width, rank=rank, times=times, batch=batch, lr=lr, flips=flips, steps=steps, minutes=minutes), resume)
-        plan = replace(plan, weight=moving() if process == "gud" else plan.weight, times=timing(model))
-        last = fit(model, x, plan, images.labels if labels else None, out=folder, resume=resume, progress=True, cpu=where.type == "cpu")[-1]
-        told |= dict(images=last["images"], steps=last["step"], seconds=last["seconds"], loss=last["loss"])
-        _finish(model, folder, told | (dict(levels=_levels(data)) if process == "gud" else {}), labels, where)
+        _settings(
+            folder,
+            told
+            | dict(
+                width=width,
+                rank=rank,
+                times=times,
+                batch=batch,
+                lr=lr,
+                flips=flips,
+                steps=steps,
+                minutes=minutes,
+            ),
+            resume,
+        )
+        plan = replace(
+            plan,
+            weight=moving() if process == "gud" else plan.weight,
+            times=timing(model),
+        )
+        last = fit(
+            model,
+            x,
+            plan,
+            images.labels if labels else None,
+            out=folder,
+            resume=resume,
+            progress=True,
+            cpu=where.type == "cpu",
+        )[-1]
+        told |= dict(
+            images=last["images"],
+            steps=last["step"],
+            seconds=last["seconds"],
+            loss=last["loss"],
+        )
+        _finish(
+            model,
+            folder,
+            told | (dict(levels=_levels(data)) if process == "gud" else {}),
+            labels,
+            where,
+        )
 
 # %% ../nbs/15_cli.ipynb #150024
-def plot_losses(logs: dict):   # name -> path of a loss.csv
+def plot_losses(logs: dict):  # name -> path of a loss.csv
     "Training losses against images seen, with the scatter of single lines in the background."
     import matplotlib.pyplot as plt
     import numpy as np
+
     ax = plt.subplots(figsize=(5, 2.8))[1]
     for name, path in logs.items():
         rows = np.atleast_2d(np.genfromtxt(path, delimiter=",", skip_header=1))
-        with open(path) as f: columns = f.readline().strip().split(",")
+        with open(path) as f:
+            columns = f.readline().strip().split(",")
         seen, loss = rows[:, columns.index("images")], rows[:, columns.index("loss")]
-        line = ax.plot(seen, loss, alpha=.25, lw=.8)[0]
+        line = ax.plot(seen, loss, alpha=0.25, lw=0.8)[0]
         window = max(1, len(loss) // 20)
-        ax.plot(seen[window - 1:], np.convolve(loss, np.ones(window) / window, "valid"), c=line.get_color(), label=name)
-    ax.set(xlabel="images seen", ylabel="loss (ε-MSE)", yscale="log", title="Training loss, and its running mean")
+        ax.plot(
+            seen[window - 1 :],
+            np.convolve(loss, np.ones(window) / window, "valid"),
+            c=line.get_color(),
+            label=name,
+        )
+    ax.set(
+        xlabel="images seen",
+        ylabel="loss (ε-MSE)",
+        yscale="log",
+        title="Training loss, and its running mean",
+    )
     ax.legend()
     return ax
 
 # %% ../nbs/15_cli.ipynb #150030
 def _values(name: str, family: Family | None, text: str) -> dict:
     "What was typed as a softness, for the ranges that a family has."
-    require(family is not None, f"{name} was trained for one clock, not for a range of softness: leave --softness out")
+    require(
+        family is not None,
+        f"{name} was trained for one clock, not for a range of softness: leave --softness out",
+    )
     names = list(family.ranges)
     want = "a number" if len(names) == 1 else ",".join(f"{n}=NUMBER" for n in names)
     typed = f"{names[0]}={text}" if len(names) == 1 and "=" not in text else text
-    try: return {k.strip(): float(v) for k, v in (part.split("=") for part in typed.split(","))}
-    except ValueError: require(False, f"got --softness {text!r}, want {want}")
+    try:
+        return {
+            k.strip(): float(v)
+            for k, v in (part.split("=") for part in typed.split(","))
+        }
+    except ValueError:
+        require(False, f"got --softness {text!r}, want {want}")
 
-def _opened(name: str, where: torch.device, basis: str | None, softness: str | None) -> ScoreModel:
+
+def _opened(
+    name: str, where: torch.device, basis: str | None, softness: str | None
+) -> ScoreModel:
     "A trained model, at a softness if one is asked for, in the basis that one expects."
-    if basis is not None: choose("basis", basis, bases)
+    if basis is not None:
+        choose("basis", basis, bases)
     model = from_pretrained(name, device=where)
     rotation = model.basis.rotation
-    own = rotation.name if isinstance(rotation, Wavelet) else type(rotation).__name__.lower()
-    require(basis in (None, own), f"{name} was trained in the basis {own}, not in {basis}: "
-            f"leave --basis out, or name a model trained in {basis}")
-    return model if softness is None else model.at(**_values(name, model.family, softness))
+    own = (
+        rotation.name
+        if isinstance(rotation, Wavelet)
+        else type(rotation).__name__.lower()
+    )
+    require(
+        basis in (None, own),
+        f"{name} was trained in the basis {own}, not in {basis}: "
+        f"leave --basis out, or name a model trained in {basis}",
+    )
+    return (
+        model if softness is None else model.at(**_values(name, model.family, softness))
+    )
 
-def _labels(name: str, model: ScoreModel, n: int, label: int | None, guidance: float) -> Tensor | None:
+
+def _labels(
+    name: str, model: ScoreModel, n: int, label: int | None, guidance: float
+) -> Tensor | None:
     "The same label for all samples, checked."
     classes = getattr(model.network, "config", {}).get("classes", 0)
-    require(label is not None or guidance == 1, f"--guidance leads towards a class: got --guidance {guidance:g} and no --label")
-    if label is None: return None
-    require(classes > 0, f"{name} was trained without labels: leave --label out, or train a model with gud_train --labels")
+    require(
+        label is not None or guidance == 1,
+        f"--guidance leads towards a class: got --guidance {guidance:g} and no --label",
+    )
+    if label is None:
+        return None
+    require(
+        classes > 0,
+        f"{name} was trained without labels: leave --label out, or train a model with gud_train --labels",
+    )
     require(0 <= label < classes, f"got --label {label}, want 0 to {classes - 1}")
     return torch.full((n,), label)
 
 # %% ../nbs/15_cli.ipynb #150031
 @call_parse
 def gud_sample(
-    model: str = "psld-fashion-mnist", # a folder, a model that ships with the package, or user/model on the hub
-    n: int = 64,                       # number of samples
-    out: str = "samples.png",          # a picture (.png), or the numbers (.safetensors)
-    steps: int = 25,                   # steps of the sampler
-    sampler: str = "exponential",      # exponential, ddim, heun, sscs, em, euler, dpm, dpm3, deis or ancestral
-    grid: str = "auto",                # of the steps: quadratic, uniform, logsnr or fastest; auto: fastest for a clock per component, else quadratic
-    softness: str | None = None,       # of a model trained for a range (default: its middle)
-    label: int | None = None,          # class to draw, of a model trained with labels (default: any)
-    guidance: float = 1.,              # towards that class: 0 ignores it, 1 is as trained, more exaggerates
-    basis: str | None = None,          # the one you expect the model to have; an error if it has another
-    seed: int = 0,                     # of the noise
-    device: str = "auto",              # auto, cpu or cuda
+    model: str = "psld-fashion-mnist",  # a folder, a model that ships with the package, or user/model on the hub
+    n: int = 64,  # number of samples
+    out: str = "samples.png",  # a picture (.png), or the numbers (.safetensors)
+    steps: int = 25,  # steps of the sampler
+    sampler: str = "exponential",  # exponential, ddim, heun, sscs, em, euler, dpm, dpm3, deis or ancestral
+    grid: str = "auto",  # of the steps: quadratic, uniform, logsnr or fastest; auto: fastest for a clock per component, else quadratic
+    softness: str | None = None,  # of a model trained for a range (default: its middle)
+    label: int
+    | None = None,  # class to draw, of a model trained with labels (default: any)
+    guidance: float = 1.0,  # towards that class: 0 ignores it, 1 is as trained, more exaggerates
+    basis: str
+    | None = None,  # the one you expect the model to have; an error if it has another
+    seed: int = 0,  # of the noise
+    device: str = "auto",  # auto, cpu or cuda
 ):
     "Draw samples from a trained model."
     with plain_errors("gud_sample"):
-        step, where, path, times = choose("sampler", sampler, samplers), choose_device(device), Path(out), choose("grid", grid, grids)
-        require(path.suffix in (".png", ".safetensors"), f"got --out {out!r}, want a name that ends in .png or .safetensors")
-        require(n >= 1 and steps >= 1, f"want at least one sample and one step: got --n {n} --steps {steps}")
+        step, where, path, times = (
+            choose("sampler", sampler, samplers),
+            choose_device(device),
+            Path(out),
+            choose("grid", grid, grids),
+        )
+        require(
+            path.suffix in (".png", ".safetensors"),
+            f"got --out {out!r}, want a name that ends in .png or .safetensors",
+        )
+        require(
+            n >= 1 and steps >= 1,
+            f"want at least one sample and one step: got --n {n} --steps {steps}",
+        )
         loaded = _opened(model, where, basis, softness)
         labels, begin = _labels(model, loaded, n, label, guidance), time.monotonic()
-        ticks, generator = times(loaded.diffusion, steps), torch.Generator(where).manual_seed(seed)
-        x = loaded.sample(n, step, ticks, generator, labels, guidance, progress=True).cpu()
+        ticks, generator = (
+            times(loaded.diffusion, steps),
+            torch.Generator(where).manual_seed(seed),
+        )
+        x = loaded.sample(
+            n, step, ticks, generator, labels, guidance, progress=True
+        ).cpu()
         spent = evaluations(step, steps) * (1 if guidance == 1 else 2)
-        said = model + f", softness {softness}" * (softness is not None) + f", class {label}" * (label is not None)
-        if path.suffix == ".png": save_figure(path, show_images(x, title=f"{said}: {n} samples, {spent} evaluations"))
+        said = (
+            model
+            + f", softness {softness}" * (softness is not None)
+            + f", class {label}" * (label is not None)
+        )
+        if path.suffix == ".png":
+            save_figure(
+                path, show_images(x, title=f"{said}: {n} samples, {spent} evaluations")
+            )
         else:
             from safetensors.torch import save_file
+
             write_atomic(path, lambda p: save_file({"x": x.contiguous()}, p))
-        print(f"{n} samples, {spent} evaluations each, {time.monotonic() - begin:.0f} s: {path}")
+        print(
+            f"{n} samples, {spent} evaluations each, {time.monotonic() - begin:.0f} s: {path}"
+        )
 
 # %% ../nbs/15_cli.ipynb #150036
-def score_table(x: dict, data: str, test: Tensor, train: Tensor, seed: int = 0) -> list[dict]:
+def score_table(
+    x: dict, data: str, test: Tensor, train: Tensor, seed: int = 0
+) -> list[dict]:
     "Rows with Fréchet and energy distance of samples `x` (name -> images), and of candidates of known quality."
     features, n = feature_extractor(data), min(len(test), *(len(v) for v in x.values()))
     reference = features(train)
     rows = [measure(name, features(v[:n]), reference) for name, v in x.items()]
-    return rows + calibrate(features, test[:n], train, torch.Generator().manual_seed(seed))
+    return rows + calibrate(
+        features, test[:n], train, torch.Generator().manual_seed(seed)
+    )
+
 
 def as_numbers(rows: list[dict]) -> list[dict]:
     "Rows that JSON can hold: every distance with its numbers of samples."
-    return [{k: {f: getattr(v, f) for f in ("value", "n_a", "n_b", "dim")} if hasattr(v, "n_a") else v for k, v in r.items()} for r in rows]
+    return [
+        {
+            k: {f: getattr(v, f) for f in ("value", "n_a", "n_b", "dim")}
+            if hasattr(v, "n_a")
+            else v
+            for k, v in r.items()
+        }
+        for r in rows
+    ]
 
 # %% ../nbs/15_cli.ipynb #150038
-def bits_bound(model: ScoreModel,
-               x: Tensor,               # (n, C, H, W) test images, on their levels, n ≥ 2
-               levels: int = 256,       # values that a pixel can take
-               draws: int = 8,          # of time and noise, for each image
-               seed: int = 0,           # of these and of the blur
-               progress: bool = False,  # show a progress bar
-               ) -> dict:               # value and error in bits per dimension, and what they come from
+def bits_bound(
+    model: ScoreModel,
+    x: Tensor,  # (n, C, H, W) test images, on their levels, n ≥ 2
+    levels: int = 256,  # values that a pixel can take
+    draws: int = 8,  # of time and noise, for each image
+    seed: int = 0,  # of these and of the blur
+    progress: bool = False,  # show a progress bar
+) -> dict:  # value and error in bits per dimension, and what they come from
     "The variational bound in bits per dimension, on images whose levels are blurred; lower is better."
     from tqdm.auto import tqdm
-    require(len(x) >= 2, f"want at least two images, for a standard error: got {len(x)}")
-    law, generator, where = getattr(model.head, "law", None), torch.Generator().manual_seed(seed), next(model.network.parameters()).device
-    known = 0. if law is None or model.head.spectral else law                                  # what the prior knows
-    t0 = 0. if bool((model.diffusion.schedule.B(0.) > 0).all()) else None                      # a clock that starts with noise
+
+    require(
+        len(x) >= 2, f"want at least two images, for a standard error: got {len(x)}"
+    )
+    law, generator, where = (
+        getattr(model.head, "law", None),
+        torch.Generator().manual_seed(seed),
+        next(model.network.parameters()).device,
+    )
+    known = 0.0 if law is None or model.head.spectral else law  # what the prior knows
+    t0 = (
+        0.0 if bool((model.diffusion.schedule.B(0.0) > 0).all()) else None
+    )  # a clock that starts with noise
+
     def bound(part: Tensor) -> Tensor:
-        with torch.no_grad(): return elbo(model, part.to(where), draws=draws, t0=t0, prior=known, generator=generator).value.cpu()
+        with torch.no_grad():
+            return elbo(
+                model,
+                part.to(where),
+                draws=draws,
+                t0=t0,
+                prior=known,
+                generator=generator,
+            ).value.cpu()
+
     parts = dequantise(x, generator, levels).split(32)
-    found = torch.cat([bound(p) for p in tqdm(parts, desc="bits", unit="batch", disable=not progress, leave=False)])
+    found = torch.cat(
+        [
+            bound(p)
+            for p in tqdm(
+                parts, desc="bits", unit="batch", disable=not progress, leave=False
+            )
+        ]
+    )
     each = nats_to_bits(found, x[0].numel(), levels)
-    return dict(value=each.mean().item(), error=(each.std() / len(each) ** .5).item(), n=len(x), draws=draws, levels=levels)
+    return dict(
+        value=each.mean().item(),
+        error=(each.std() / len(each) ** 0.5).item(),
+        n=len(x),
+        draws=draws,
+        levels=levels,
+    )
 
 # %% ../nbs/15_cli.ipynb #150041
 @call_parse
 def gud_evaluate(
-    model: str = "psld-fashion-mnist", # a folder, a model that ships with the package, or user/model on the hub
-    data: str = "fashion_mnist",       # the data that it was trained on: digits or fashion_mnist; for --bits also cifar10, or a folder
-    fd: bool = False,                  # Fréchet and energy distance (measured if nothing else is asked for)
-    bits: bool = False,                # the variational bound in bits per dimension
-    softness: str | None = None,       # of a model trained for a range (default: its middle)
-    basis: str | None = None,          # the one you expect the model to have; an error if it has another
-    n: int = 1000,                     # number of samples, for the distances
-    images: int = 128,                 # number of test images, for the bits
-    steps: int = 25,                   # steps of the sampler
-    sampler: str = "exponential",      # exponential, ddim, heun, sscs, em, euler, dpm, dpm3, deis or ancestral
-    grid: str = "auto",                # of the steps: quadratic, uniform, logsnr or fastest; auto: fastest for a clock per component, else quadratic
-    out: str = "evaluation.json",      # file for the numbers
-    seed: int = 0,                     # of the noise
-    path: str | None = None,           # folder with local parquet files (default: the environment variable GUD_DATA, then the hub)
-    device: str = "auto",              # auto, cpu or cuda
+    model: str = "psld-fashion-mnist",  # a folder, a model that ships with the package, or user/model on the hub
+    data: str = "fashion_mnist",  # the data that it was trained on: digits or fashion_mnist; for --bits also cifar10, or a folder
+    fd: bool = False,  # Fréchet and energy distance (measured if nothing else is asked for)
+    bits: bool = False,  # the variational bound in bits per dimension
+    softness: str | None = None,  # of a model trained for a range (default: its middle)
+    basis: str
+    | None = None,  # the one you expect the model to have; an error if it has another
+    n: int = 1000,  # number of samples, for the distances
+    images: int = 128,  # number of test images, for the bits
+    steps: int = 25,  # steps of the sampler
+    sampler: str = "exponential",  # exponential, ddim, heun, sscs, em, euler, dpm, dpm3, deis or ancestral
+    grid: str = "auto",  # of the steps: quadratic, uniform, logsnr or fastest; auto: fastest for a clock per component, else quadratic
+    out: str = "evaluation.json",  # file for the numbers
+    seed: int = 0,  # of the noise
+    path: str
+    | None = None,  # folder with local parquet files (default: the environment variable GUD_DATA, then the hub)
+    device: str = "auto",  # auto, cpu or cuda
 ):
     "Distances of a model's samples from its data, beside rows that calibrate them, and bits per dimension of test images."
     with plain_errors("gud_evaluate"):
-        step, where, times = choose("sampler", sampler, samplers), choose_device(device), choose("grid", grid, grids)
-        loaded, found, said = _opened(model, where, basis, softness), dict(model=model, data=data, seed=seed, softness=softness), []
+        step, where, times = (
+            choose("sampler", sampler, samplers),
+            choose_device(device),
+            choose("grid", grid, grids),
+        )
+        loaded, found, said = (
+            _opened(model, where, basis, softness),
+            dict(model=model, data=data, seed=seed, softness=softness),
+            [],
+        )
         train, test = (load(data, train=t, path=path) for t in (True, False))
         want = tuple(loaded.basis.data_shape)
-        require(tuple(train.shape) == want,
-                f"{model} makes images of shape {want}, {data} has {tuple(train.shape)}: name its own data with --data")
-        if fd := fd or not bits: feature_extractor(data)                                        # fails now rather than after the sampling
+        require(
+            tuple(train.shape) == want,
+            f"{model} makes images of shape {want}, {data} has {tuple(train.shape)}: name its own data with --data",
+        )
+        if fd := fd or not bits:
+            feature_extractor(data)  # fails now rather than after the sampling
         if bits:
-            b = found["bits"] = bits_bound(loaded, test.x[:images], _levels(data), seed=seed, progress=True)
-            said.append(f"{b['value']:.4g} ± {b['error']:.2g} bits per dimension or less ({b['n']} test images, {b['draws']} draws)\n")
+            b = found["bits"] = bits_bound(
+                loaded, test.x[:images], _levels(data), seed=seed, progress=True
+            )
+            said.append(
+                f"{b['value']:.4g} ± {b['error']:.2g} bits per dimension or less ({b['n']} test images, {b['draws']} draws)\n"
+            )
         if fd:
-            spent, generator = evaluations(step, steps), torch.Generator(where).manual_seed(seed)
-            x = loaded.sample(n, step, times(loaded.diffusion, steps), generator, progress=True).cpu()
-            rows = score_table({f"{model}, {spent} evaluations": x}, data, test.x, train.x, seed)
-            found, said = found | dict(evaluations=spent, rows=as_numbers(rows)), [markdown_table(rows), *said]
-        write_atomic(out, lambda p: p.write_text(json.dumps(found | dict(about=loaded.about), indent=1)))
+            spent, generator = (
+                evaluations(step, steps),
+                torch.Generator(where).manual_seed(seed),
+            )
+            x = loaded.sample(
+                n, step, times(loaded.diffusion, steps), generator, progress=True
+            ).cpu()
+            rows = score_table(
+                {f"{model}, {spent} evaluations": x}, data, test.x, train.x, seed
+            )
+            found, said = (
+                found | dict(evaluations=spent, rows=as_numbers(rows)),
+                [markdown_table(rows), *said],
+            )
+        write_atomic(
+            out,
+            lambda p: p.write_text(
+                json.dumps(found | dict(about=loaded.about), indent=1)
+            ),
+        )
         print("\n".join(said) + f"\nNumbers: {out}")
 
 # %% ../nbs/15_cli.ipynb #150044
-def _demo_model(process: str, x: Tensor, budget: dict, folder: Path, where: torch.device, seed: int) -> ScoreModel:
+def _demo_model(
+    process: str, x: Tensor, budget: dict, folder: Path, where: torch.device, seed: int
+) -> ScoreModel:
     "Train one process for the demo and save it."
-    print(f"{process}: training on {len(x)} digits, " + ", ".join(f"{k} {v:g}" for k, v in budget.items()))
+    print(
+        f"{process}: training on {len(x)} digits, "
+        + ", ".join(f"{k} {v:g}" for k, v in budget.items())
+    )
     model = build_model(process, x, seed=seed)
     plan = Training(**budget, lr=2e-3, warmup=100, seed=seed, times=model.snr_times())
-    log = fit(model, x, plan, out=folder / process, every=20, progress=True, cpu=where.type == "cpu")
+    log = fit(
+        model,
+        x,
+        plan,
+        out=folder / process,
+        every=20,
+        progress=True,
+        cpu=where.type == "cpu",
+    )
     (folder / process / "checkpoint.safetensors").unlink()
-    model.save_pretrained(folder / process, about=dict(log[-1], process=process, data="digits", seed=seed))
+    model.save_pretrained(
+        folder / process, about=dict(log[-1], process=process, data="digits", seed=seed)
+    )
     model.about = log[-1]
     return model
 
-def _demo_samples(model: ScoreModel, process: str, n: int, folder: Path, where: torch.device, seed: int) -> tuple[Tensor, float]:
+
+def _demo_samples(
+    model: ScoreModel,
+    process: str,
+    n: int,
+    folder: Path,
+    where: torch.device,
+    seed: int,
+) -> tuple[Tensor, float]:
     "Sample one process for the demo: a grid, a film strip of six samples, and the seconds it took."
     times, frames = quadratic(25), []
     generator = torch.Generator(where).manual_seed(seed)
+
     def watch(i, s, z):
-        if i % 4 == 0: frames.append((s, z[:6].cpu()))
+        if i % 4 == 0:
+            frames.append((s, z[:6].cpu()))
+
     begin = time.monotonic()
-    x = model.sample(n, exponential_heun, times, generator, batch=n, callback=watch, progress=True).cpu()
+    x = model.sample(
+        n, exponential_heun, times, generator, batch=n, callback=watch, progress=True
+    ).cpu()
     seconds = time.monotonic() - begin
     parts = {"position": torch.stack([z[..., 0] for _, z in frames] + [x[:6]])}
-    if model.diffusion.k > 1: parts["momentum"] = torch.stack([z[..., 1] for _, z in frames] + [frames[-1][1][..., 1]])
-    save_figure(folder / f"{process}-film.png", film_strip(parts, [s for s, _ in frames] + [0.], title=f"{process}: from noise to digits"))
-    save_figure(folder / f"{process}-samples.png", show_images(x[:64], cols=8, scale=.8, title=f"{process}: 64 samples, {evaluations(exponential_heun, 25)} evaluations"))
+    if model.diffusion.k > 1:
+        parts["momentum"] = torch.stack(
+            [z[..., 1] for _, z in frames] + [frames[-1][1][..., 1]]
+        )
+    save_figure(
+        folder / f"{process}-film.png",
+        film_strip(
+            parts,
+            [s for s, _ in frames] + [0.0],
+            title=f"{process}: from noise to digits",
+        ),
+    )
+    save_figure(
+        folder / f"{process}-samples.png",
+        show_images(
+            x[:64],
+            cols=8,
+            scale=0.8,
+            title=f"{process}: 64 samples, {evaluations(exponential_heun, 25)} evaluations",
+        ),
+    )
     return x, seconds
 
 # %% ../nbs/15_cli.ipynb #150045
 @call_parse
 def gud_demo(
-    out: str = "gud_demo",    # folder for pictures, numbers and models
-    seconds: float = 150.,    # seconds of training, both processes together (about)
-    device: str = "cpu",      # cpu, cuda or auto
-    seed: int = 0,            # of everything
+    out: str = "gud_demo",  # folder for pictures, numbers and models
+    seconds: float = 150.0,  # seconds of training, both processes together (about)
+    device: str = "cpu",  # cpu, cuda or auto
+    seed: int = 0,  # of everything
 ):
     "Train VP and PSLD on handwritten digits, sample both, and compare (4 minutes on two cores)."
     with plain_errors("gud_demo"):
         require(seconds > 0, f"the training time must be > 0: got --seconds {seconds}")
         where, folder, samples, rows = choose_device(device), Path(out), {}, {}
         train, test = load("digits", train=True), load("digits", train=False)
-        save_figure(folder / "real.png", show_images(train.x[:64], cols=8, scale=.8, title="64 real digits"))
+        save_figure(
+            folder / "real.png",
+            show_images(train.x[:64], cols=8, scale=0.8, title="64 real digits"),
+        )
         budget = dict(minutes=seconds / 120)
         for process in ("vp", "psld"):
             model = _demo_model(process, train.x, budget, folder, where, seed)
-            budget = dict(steps=model.about["step"])                       # the second gets as many as the first made in half of the time
-            samples[process], took = _demo_samples(model, process, len(test.x), folder, where, seed)
-            rows[process] = dict(evaluations=evaluations(exponential_heun, 25), training_seconds=model.about["seconds"], sampling_seconds=round(took, 1), images=model.about["images"])
-        save_figure(folder / "loss.png", plot_losses({p: folder / p / "loss.csv" for p in rows}))
-        table = [r | rows.get(r["sample"], {}) for r in score_table(samples, "digits", test.x, train.x, seed)]
+            budget = dict(
+                steps=model.about["step"]
+            )  # the second gets as many as the first made in half of the time
+            samples[process], took = _demo_samples(
+                model, process, len(test.x), folder, where, seed
+            )
+            rows[process] = dict(
+                evaluations=evaluations(exponential_heun, 25),
+                training_seconds=model.about["seconds"],
+                sampling_seconds=round(took, 1),
+                images=model.about["images"],
+            )
+        save_figure(
+            folder / "loss.png", plot_losses({p: folder / p / "loss.csv" for p in rows})
+        )
+        table = [
+            r | rows.get(r["sample"], {})
+            for r in score_table(samples, "digits", test.x, train.x, seed)
+        ]
         text = markdown_table(table)
         write_atomic(folder / "results.md", lambda p: p.write_text(text + "\n"))
-        write_atomic(folder / "results.json", lambda p: p.write_text(json.dumps(dict(seed=seed, seconds=seconds, torch=torch.__version__, threads=torch.get_num_threads(), rows=as_numbers(table)), indent=1)))
-        print(f"\n{text}\n\nLook at {folder}/psld-samples.png and {folder}/psld-film.png, then open nbs/12_train.ipynb")
+        write_atomic(
+            folder / "results.json",
+            lambda p: p.write_text(
+                json.dumps(
+                    dict(
+                        seed=seed,
+                        seconds=seconds,
+                        torch=torch.__version__,
+                        threads=torch.get_num_threads(),
+                        rows=as_numbers(table),
+                    ),
+                    indent=1,
+                )
+            ),
+        )
+        print(
+            f"\n{text}\n\nLook at {folder}/psld-samples.png and {folder}/psld-film.png, then open nbs/12_train.ipynb"
+        )

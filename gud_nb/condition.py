@@ -22,20 +22,32 @@ from .train import ScoreModel
 @dataclass(frozen=True, eq=False)
 class Standing(Schedule):
     "A clock with some components held where they are at an early time; the others run as before."
-    inner: Schedule   # one clock for all, or of the shape of `known`
-    known: Tensor     # (*comp) bool: who stands still
-    at: float = 0.    # the time at which they are held; > 0 for a clock that begins without noise
+
+    inner: Schedule  # one clock for all, or of the shape of `known`
+    known: Tensor  # (*comp) bool: who stands still
+    at: float = 0.0  # the time at which they are held; > 0 for a clock that begins without noise
 
     def __post_init__(self):
         known = torch.as_tensor(self.known)
-        require(known.dtype == torch.bool and known.ndim > 0,
-                f"known must be one bool per component: got {known.dtype}, shape {tuple(known.shape)}")
-        require(not bool(known.all()), f"all {known.numel()} components are known: leave some to be generated")
-        require(self.inner.count is None and tuple(self.inner.shape) in ((), tuple(known.shape)),
-                f"got a clock of shape {tuple(self.inner.shape)} for known of {tuple(known.shape)}: want the same, or one clock for all")
+        require(
+            known.dtype == torch.bool and known.ndim > 0,
+            f"known must be one bool per component: got {known.dtype}, shape {tuple(known.shape)}",
+        )
+        require(
+            not bool(known.all()),
+            f"all {known.numel()} components are known: leave some to be generated",
+        )
+        require(
+            self.inner.count is None
+            and tuple(self.inner.shape) in ((), tuple(known.shape)),
+            f"got a clock of shape {tuple(self.inner.shape)} for known of {tuple(known.shape)}: want the same, or one clock for all",
+        )
         require(0 <= self.at < 1, f"at is a time in [0, 1): got {self.at}")
-        require(bool((self.inner.B(self.at) > 0).all()), f"at={self.at:g} this clock has B = 0, and what has no noise has no score: "
-                "hold it a little later, e.g. at=1e-3")
+        require(
+            bool((self.inner.B(self.at) > 0).all()),
+            f"at={self.at:g} this clock has B = 0, and what has no noise has no score: "
+            "hold it a little later, e.g. at=1e-3",
+        )
         object.__setattr__(self, "_still", Const(known.detach()))
 
     shape = property(lambda self: tuple(self.known.shape))
@@ -44,67 +56,114 @@ class Standing(Schedule):
     def _hold(self, running, t, held: Tensor) -> Tensor:
         t = as_time(t)
         v = running(t)
-        if not self.inner.shape: v = v.reshape(*t.shape, *[1] * len(self.shape))
+        if not self.inner.shape:
+            v = v.reshape(*t.shape, *[1] * len(self.shape))
         return torch.where(self._still.like(v) > 0, held.to(v), v)
 
-    def B(self, t): return self._hold(self.inner.B, t, self.inner.B(self.at))
-    def gamma(self, t): return self._hold(self.inner.gamma, t, self.inner.gamma(self.at))
-    def beta(self, t): return self._hold(self.inner.beta, t, torch.zeros(()))
+    def B(self, t):
+        return self._hold(self.inner.B, t, self.inner.B(self.at))
+
+    def gamma(self, t):
+        return self._hold(self.inner.gamma, t, self.inner.gamma(self.at))
+
+    def beta(self, t):
+        return self._hold(self.inner.beta, t, torch.zeros(()))
 
 # %% ../nbs/14_condition.ipynb #140008
-def at_rest(schedule: Schedule,  # of shape (*comp)
-            ) -> Tensor:         # (*comp) bool
+def at_rest(
+    schedule: Schedule,  # of shape (*comp)
+) -> Tensor:  # (*comp) bool
     "Which components of a clock stand still."
-    ends = schedule.B(torch.tensor([0., 1.], dtype=torch.float64))
+    ends = schedule.B(torch.tensor([0.0, 1.0], dtype=torch.float64))
     return ends[0] == ends[1]
 
 # %% ../nbs/14_condition.ipynb #140014
-def _beginning(model: ScoreModel, score, chi: Tensor, known: Tensor, noise: Tensor, aimed: bool) -> Tensor:
+def _beginning(
+    model: ScoreModel, score, chi: Tensor, known: Tensor, noise: Tensor, aimed: bool
+) -> Tensor:
     "The state at t = 1: known components with their standing noise, the others from the prior, moved to where the model expects them."
     d, still = model.diffusion, known[..., None]
-    frame = d.frame(1., noise)
+    frame = d.frame(1.0, noise)
     signal = lambda chi: act(frame.Phi[..., :1], chi[..., None])
     seen = signal(chi) + act(frame.T, noise)
-    z, mirrored = model.prior(torch.cat([noise, -noise]), known, torch.cat([seen, seen])).chunk(2)
-    if not aimed: return z
-    expected = sum(score_to_data(d, y, score(y, 1.), 1.) for y in (z, mirrored)) / 2
+    z, mirrored = model.prior(
+        torch.cat([noise, -noise]), known, torch.cat([seen, seen])
+    ).chunk(2)
+    if not aimed:
+        return z
+    expected = sum(score_to_data(d, y, score(y, 1.0), 1.0) for y in (z, mirrored)) / 2
     return torch.where(still, seen, (z - mirrored) / 2 + signal(expected))
+
 
 def _resting(model: ScoreModel, known: Tensor | None) -> Tensor:
     "What the model's clock holds still, checked against what is said to be known."
-    still, wanted = at_rest(model.diffusion.schedule), "choose its clock by what is known, as in model.at(known=...) or with Standing"
-    require(bool(still.any()), f"no component stands still under the model's clock, and nothing is known: {wanted}")
-    require(known is None or tuple(known.shape) == tuple(still.shape),
-            f"got known of shape {None if known is None else tuple(known.shape)}, "
-            f"want one bool for each of the components {tuple(still.shape)}")
+    still, wanted = (
+        at_rest(model.diffusion.schedule),
+        "choose its clock by what is known, as in model.at(known=...) or with Standing",
+    )
+    require(
+        bool(still.any()),
+        f"no component stands still under the model's clock, and nothing is known: {wanted}",
+    )
+    require(
+        known is None or tuple(known.shape) == tuple(still.shape),
+        f"got known of shape {None if known is None else tuple(known.shape)}, "
+        f"want one bool for each of the components {tuple(still.shape)}",
+    )
     differ = 0 if known is None else int((known.cpu() != still).sum())
-    require(not differ, f"the model's clock stands still at {int(still.sum())} components, "
-            f"known are {0 if known is None else int(known.sum())}, and {differ} differ: {wanted}")
+    require(
+        not differ,
+        f"the model's clock stands still at {int(still.sum())} components, "
+        f"known are {0 if known is None else int(known.sum())}, and {differ} differ: {wanted}",
+    )
     return still
 
 # %% ../nbs/14_condition.ipynb #140015
 @torch.no_grad()
-def complete(model: ScoreModel,            # under a clock that stands still where things are known, e.g. `model.at(known=8)`
-             x: Tensor,                    # (batch, *data); its unknown components are not looked at
-             known: Tensor | None = None,  # (*comp) bool: must be what stands still, a check; None: whatever does
-             step=exponential_heun,        # a step function of room 08
-             times: Tensor | None = None,  # grid from 1 down; None: 25 steps, `default_grid`
-             noise: Tensor | None = None,  # (batch, *comp, k) of the start; None: from the generator
-             generator: torch.Generator | None = None,  # on the device of x
-             labels: Tensor | None = None, # (batch,) classes, for a network that has them
-             guidance: float = 1.,         # as in `ScoreModel.sample`
-             aimed: bool = True,           # move the start to where the model expects the unknown: two evaluations more
-             callback=None,                # called with (step number, time reached, state)
-             progress: bool = False,       # show a progress bar
-             ) -> Tensor:                  # (batch, *data)
+def complete(
+    model: ScoreModel,  # under a clock that stands still where things are known, e.g. `model.at(known=8)`
+    x: Tensor,  # (batch, *data); its unknown components are not looked at
+    known: Tensor
+    | None = None,  # (*comp) bool: must be what stands still, a check; None: whatever does
+    step=exponential_heun,  # a step function of room 08
+    times: Tensor | None = None,  # grid from 1 down; None: 25 steps, `default_grid`
+    noise: Tensor
+    | None = None,  # (batch, *comp, k) of the start; None: from the generator
+    generator: torch.Generator | None = None,  # on the device of x
+    labels: Tensor | None = None,  # (batch,) classes, for a network that has them
+    guidance: float = 1.0,  # as in `ScoreModel.sample`
+    aimed: bool = True,  # move the start to where the model expects the unknown: two evaluations more
+    callback=None,  # called with (step number, time reached, state)
+    progress: bool = False,  # show a progress bar
+) -> Tensor:  # (batch, *data)
     "Draw the unknown components of data given the known ones."
     d, chi, known = model.diffusion, model.basis(x), _resting(model, known).to(x.device)
-    if noise is None: noise = torch.randn(*chi.shape, d.k, generator=generator, device=x.device, dtype=x.dtype)
-    require(tuple(noise.shape) == (*chi.shape, d.k), f"got noise of shape {tuple(noise.shape)}, want {(*chi.shape, d.k)}")
-    times, training, score = default_grid(d) if times is None else times, model.training, model.conditional(labels, guidance)
+    if noise is None:
+        noise = torch.randn(
+            *chi.shape, d.k, generator=generator, device=x.device, dtype=x.dtype
+        )
+    require(
+        tuple(noise.shape) == (*chi.shape, d.k),
+        f"got noise of shape {tuple(noise.shape)}, want {(*chi.shape, d.k)}",
+    )
+    times, training, score = (
+        default_grid(d) if times is None else times,
+        model.training,
+        model.conditional(labels, guidance),
+    )
     model.eval()
     z = _beginning(model, score, chi, known, noise, aimed)
-    z = sample(step, d, score, z, times, generator=generator, final=False, callback=callback, progress=progress)
+    z = sample(
+        step,
+        d,
+        score,
+        z,
+        times,
+        generator=generator,
+        final=False,
+        callback=callback,
+        progress=progress,
+    )
     found, end = score(z, float(times[-1])), float(times[-1])
     model.train(training)
     return model.basis.inv(torch.where(known, chi, score_to_data(d, z, found, end)))
@@ -116,27 +175,51 @@ def _held_columns(model: ScoreModel) -> tuple[int, bool]:
     column = still.flatten(0, -2)[0]
     K, ends = int(column.sum()), bool(column[-1])
     held = column.flip(-1) if ends else column
-    require(isinstance(model.basis.rotation, (Pixel, Columns)) and bool((still == column).all()) and bool(held[:K].all()) and K < len(column),
-            "extend wants a model of pixels, or of Columns, under a clock that holds whole columns, all of them left-most or all right-most, as in "
-            "model.at(known=8) of a family `continued` in the order of columns")
+    require(
+        isinstance(model.basis.rotation, (Pixel, Columns))
+        and bool((still == column).all())
+        and bool(held[:K].all())
+        and K < len(column),
+        "extend wants a model of pixels, or of Columns, under a clock that holds whole columns, all of them left-most or all right-most, as in "
+        "model.at(known=8) of a family `continued` in the order of columns",
+    )
     return K, ends
 
-def extend(model: ScoreModel,            # of windows (C, H, W), under a clock that holds its first or last K columns
-           x: Tensor,                    # (batch, C, H, at least K)
-           width: int,                   # how wide the images shall be
-           noise: Tensor | None = None,  # (windows, batch, C, H, W, k), one draw for each window; None: from the generator
-           **how,                        # step, times, generator, labels, guidance, aimed: those of `complete`
-           ) -> Tensor:                  # (batch, C, H, width)
+
+def extend(
+    model: ScoreModel,  # of windows (C, H, W), under a clock that holds its first or last K columns
+    x: Tensor,  # (batch, C, H, at least K)
+    width: int,  # how wide the images shall be
+    noise: Tensor
+    | None = None,  # (windows, batch, C, H, W, k), one draw for each window; None: from the generator
+    **how,  # step, times, generator, labels, guidance, aimed: those of `complete`
+) -> Tensor:  # (batch, C, H, width)
     "Continue images by windows: to the right of what is there, or to the left if the clock holds the last columns."
     K, leftwards = _held_columns(model)
     W = model.basis.data_shape[-1]
-    require(x.shape[-1] >= K, f"got images of {x.shape[-1]} columns, want at least the {K} that this clock takes as known")
-    require(width >= x.shape[-1], f"got width={width} for images of {x.shape[-1]} columns, want more")
+    require(
+        x.shape[-1] >= K,
+        f"got images of {x.shape[-1]} columns, want at least the {K} that this clock takes as known",
+    )
+    require(
+        width >= x.shape[-1],
+        f"got width={width} for images of {x.shape[-1]} columns, want more",
+    )
     windows = -(-(width - x.shape[-1]) // (W - K))
-    require(noise is None or len(noise) == windows, f"got noise for {None if noise is None else len(noise)} windows, want {windows}")
+    require(
+        noise is None or len(noise) == windows,
+        f"got noise for {None if noise is None else len(noise)} windows, want {windows}",
+    )
     for i in range(windows):
-        edge, blank = x[..., :K] if leftwards else x[..., -K:], x.new_zeros(*x.shape[:-1], W - K)
+        edge, blank = (
+            x[..., :K] if leftwards else x[..., -K:],
+            x.new_zeros(*x.shape[:-1], W - K),
+        )
         start = torch.cat([blank, edge] if leftwards else [edge, blank], -1)
-        window = complete(model, start, noise=None if noise is None else noise[i], **how)
-        x = torch.cat([window[..., :W - K], x] if leftwards else [x, window[..., K:]], -1)
+        window = complete(
+            model, start, noise=None if noise is None else noise[i], **how
+        )
+        x = torch.cat(
+            [window[..., : W - K], x] if leftwards else [x, window[..., K:]], -1
+        )
     return x[..., -width:] if leftwards else x[..., :width]

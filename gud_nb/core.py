@@ -17,99 +17,155 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/00_core.ipynb #000006
-def require(ok: bool,        # the condition that must hold
-            message: str,    # what was got, what is wanted, what to do
-            ):
+def require(
+    ok: bool,  # the condition that must hold
+    message: str,  # what was got, what is wanted, what to do
+):
     "Raise a `ValueError` with `message` unless `ok`."
-    if not ok: raise ValueError(message)
+    if not ok:
+        raise ValueError(message)
 
 # %% ../nbs/00_core.ipynb #000009
-def act(M: Tensor,    # (..., r, k) matrices; leading axes broadcast against those of `z`
-        z: Tensor,    # (..., k) states
-        ) -> Tensor:  # (..., r), in the dtype of `z`
+def act(
+    M: Tensor,  # (..., r, k) matrices; leading axes broadcast against those of `z`
+    z: Tensor,  # (..., k) states
+) -> Tensor:  # (..., r), in the dtype of `z`
     "Apply matrices to the phase axis of a state."
     M = M.to(z)
     out = M[..., 0] * z[..., :1]
-    for j in range(1, z.shape[-1]): out = out + M[..., j] * z[..., j, None]
+    for j in range(1, z.shape[-1]):
+        out = out + M[..., j] * z[..., j, None]
     return out
 
 # %% ../nbs/00_core.ipynb #000012
-def after_batch(v: Tensor,   # () or (batch, *rest)
-                ndim: int,   # number of axes wanted
-                ) -> Tensor: # (batch or 1, *rest, 1, ..., 1) with `ndim` axes
+def after_batch(
+    v: Tensor,  # () or (batch, *rest)
+    ndim: int,  # number of axes wanted
+) -> Tensor:  # (batch or 1, *rest, 1, ..., 1) with `ndim` axes
     "Append singleton axes so that the first axis of `v` is the batch of a tensor with `ndim` axes."
     v = v.reshape(1) if v.ndim == 0 else v
     return v.reshape(v.shape + (1,) * (ndim - v.ndim))
 
 # %% ../nbs/00_core.ipynb #000015
-def as_time(t: float | Tensor,   # time(s) in [0, 1], () or (batch,)
-            device=None,         # defaults to that of `t`
-            ) -> Tensor:         # float64, () or (batch,)
+def as_time(
+    t: float | Tensor,  # time(s) in [0, 1], () or (batch,)
+    device=None,  # defaults to that of `t`
+) -> Tensor:  # float64, () or (batch,)
     "A time as a float64 tensor, checked for shape."
     t = torch.as_tensor(t, dtype=torch.float64, device=device)
-    require(t.ndim <= 1, f"got times of shape {tuple(t.shape)}, want one time () or one per batch member (batch,)")
+    require(
+        t.ndim <= 1,
+        f"got times of shape {tuple(t.shape)}, want one time () or one per batch member (batch,)",
+    )
     return t
 
 # %% ../nbs/00_core.ipynb #000018
 class Const:
     "A float64 constant that is handed out in the dtype and on the device of whoever asks, each copy made once."
-    def __init__(self, value: Tensor): self.value, self._copies = value.detach().double().cpu(), {}
+
+    def __init__(self, value: Tensor):
+        self.value, self._copies = value.detach().double().cpu(), {}
+
     def like(self, x: Tensor) -> Tensor:
         "The constant in the dtype and on the device of `x`."
         key = (x.dtype, x.device)
-        if key not in self._copies:                            # a copy made in inference mode could not be used in training later
-            with torch.inference_mode(False): self._copies[key] = self.value.to(x.device, x.dtype)
+        if (
+            key not in self._copies
+        ):  # a copy made in inference mode could not be used in training later
+            with torch.inference_mode(False):
+                self._copies[key] = self.value.to(x.device, x.dtype)
         return self._copies[key]
 
 # %% ../nbs/00_core.ipynb #000021
-def describe(value,           # a number, string, None, sequence, dict, tensor, function of this package, or a dataclass of such
-             tensors: dict,   # filled with the larger tensors, under their path
-             path: str = "",  # where in the whole this value stands
-             small: int = 32, # tensors of at most so many entries stay in the JSON
-             ):
+def describe(
+    value,  # a number, string, None, sequence, dict, tensor, function of this package, or a dataclass of such
+    tensors: dict,  # filled with the larger tensors, under their path
+    path: str = "",  # where in the whole this value stands
+    small: int = 32,  # tensors of at most so many entries stay in the JSON
+):
     "Plain JSON for a value made of dataclasses; large tensors are put into `tensors`."
-    if isinstance(value, torch.Size): value = tuple(value)
-    if value is None or isinstance(value, (bool, int, float, str)): return value
-    if isinstance(value, (list, tuple)): return [describe(v, tensors, f"{path}.{i}", small) for i, v in enumerate(value)]
+    if isinstance(value, torch.Size):
+        value = tuple(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [describe(v, tensors, f"{path}.{i}", small) for i, v in enumerate(value)]
     if isinstance(value, Tensor):
-        if value.numel() <= small: return dict(tensor=value.tolist(), dtype=str(value.dtype)[6:])
+        if value.numel() <= small:
+            return dict(tensor=value.tolist(), dtype=str(value.dtype)[6:])
         tensors[path] = value.detach().cpu().contiguous()
         return dict(tensor=path)
-    if isinstance(value, dict): return dict(dict={k: describe(v, tensors, f"{path}.{k}", small) for k, v in value.items()})
-    if isinstance(value, FunctionType) and value.__name__.isidentifier(): return dict(function=f"{value.__module__}.{value.__qualname__}")
-    require(is_dataclass(value), f"got {type(value).__name__} at '{path}', want numbers, tensors and dataclasses: those can be saved")
-    return {"class": f"{type(value).__module__}.{type(value).__qualname__}",
-            **{f.name: describe(getattr(value, f.name), tensors, f"{path}.{f.name}".strip("."), small) for f in fields(value) if f.init}}
+    if isinstance(value, dict):
+        return dict(
+            dict={
+                k: describe(v, tensors, f"{path}.{k}", small) for k, v in value.items()
+            }
+        )
+    if isinstance(value, FunctionType) and value.__name__.isidentifier():
+        return dict(function=f"{value.__module__}.{value.__qualname__}")
+    require(
+        is_dataclass(value),
+        f"got {type(value).__name__} at '{path}', want numbers, tensors and dataclasses: those can be saved",
+    )
+    return {
+        "class": f"{type(value).__module__}.{type(value).__qualname__}",
+        **{
+            f.name: describe(
+                getattr(value, f.name), tensors, f"{path}.{f.name}".strip("."), small
+            )
+            for f in fields(value)
+            if f.init
+        },
+    }
 
 # %% ../nbs/00_core.ipynb #000022
-def rebuild(plain,              # what `describe` returned
-            tensors: dict,      # the tensors set aside
-            allow: tuple = (),  # your own classes that may occur
-            ):
+def rebuild(
+    plain,  # what `describe` returned
+    tensors: dict,  # the tensors set aside
+    allow: tuple = (),  # your own classes that may occur
+):
     "The value that `describe` wrote down; only dataclasses of this package and those in `allow` are ever called."
-    if isinstance(plain, list): return tuple(rebuild(p, tensors, allow) for p in plain)
-    if not isinstance(plain, dict): return plain
+    if isinstance(plain, list):
+        return tuple(rebuild(p, tensors, allow) for p in plain)
+    if not isinstance(plain, dict):
+        return plain
     if "tensor" in plain:
         t = plain["tensor"]
-        return tensors[t] if isinstance(t, str) else torch.tensor(t, dtype=getattr(torch, plain["dtype"]))
-    if "dict" in plain: return {k: rebuild(v, tensors, allow) for k, v in plain["dict"].items()}
+        return (
+            tensors[t]
+            if isinstance(t, str)
+            else torch.tensor(t, dtype=getattr(torch, plain["dtype"]))
+        )
+    if "dict" in plain:
+        return {k: rebuild(v, tensors, allow) for k, v in plain["dict"].items()}
     name = plain.get("class") or plain.get("function", "")
     module, _, cls = name.rpartition(".")
     known = {f"{c.__module__}.{c.__qualname__}": c for c in allow}
     if "function" in plain:
-        if name not in known and module == "gud_nb.schedule": known[name] = getattr(import_module(module), cls, None)
-        require(isinstance(known.get(name), FunctionType), f"got the function {name!r} in a saved file, want one of gud_nb.schedule: "
-                f"pass your own in allow=({cls},) if you trust it")
+        if name not in known and module == "gud_nb.schedule":
+            known[name] = getattr(import_module(module), cls, None)
+        require(
+            isinstance(known.get(name), FunctionType),
+            f"got the function {name!r} in a saved file, want one of gud_nb.schedule: "
+            f"pass your own in allow=({cls},) if you trust it",
+        )
         return known[name]
-    if name not in known and module.startswith("gud_nb."): known[name] = getattr(import_module(module), cls, None)
-    require(is_dataclass(known.get(name)), f"got the class {name!r} in a saved file, want one of gud_nb's values: "
-            f"pass your own class in allow=({cls},) if you trust it")
-    return known[name](**{k: rebuild(v, tensors, allow) for k, v in plain.items() if k != "class"})
+    if name not in known and module.startswith("gud_nb."):
+        known[name] = getattr(import_module(module), cls, None)
+    require(
+        is_dataclass(known.get(name)),
+        f"got the class {name!r} in a saved file, want one of gud_nb's values: "
+        f"pass your own class in allow=({cls},) if you trust it",
+    )
+    return known[name](
+        **{k: rebuild(v, tensors, allow) for k, v in plain.items() if k != "class"}
+    )
 
 # %% ../nbs/00_core.ipynb #000027
-def write_atomic(path: Path | str,  # the destination; folders are made
-                 write,             # a function that writes to the path it is given
-                 ) -> Path:         # the destination
+def write_atomic(
+    path: Path | str,  # the destination; folders are made
+    write,  # a function that writes to the path it is given
+) -> Path:  # the destination
     "Write a file completely or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,40 +175,54 @@ def write_atomic(path: Path | str,  # the destination; folders are made
         write(Path(name))
         os.chmod(name, 0o644)
         os.replace(name, path)
-    finally: Path(name).unlink(missing_ok=True)
+    finally:
+        Path(name).unlink(missing_ok=True)
     return path
 
 # %% ../nbs/00_core.ipynb #000030
-def image_grid(x: Tensor,             # (n, C, H, W) in [-1, 1], C = 1 or 3
-               cols: int | None = None, # images in a row; default: near square
-               gutter: int = 1,       # pixels between images
-               ) -> Tensor:           # (rows·(H+gutter)-gutter, cols·(W+gutter)-gutter, 3) in [0, 1]
+def image_grid(
+    x: Tensor,  # (n, C, H, W) in [-1, 1], C = 1 or 3
+    cols: int | None = None,  # images in a row; default: near square
+    gutter: int = 1,  # pixels between images
+) -> Tensor:  # (rows·(H+gutter)-gutter, cols·(W+gutter)-gutter, 3) in [0, 1]
     "One picture of many images, white gutters between them."
-    require(x.ndim == 4 and x.shape[1] in (1, 3) and len(x) > 0, f"got shape {tuple(x.shape)}, want (n ≥ 1, 1 or 3, H, W)")
+    require(
+        x.ndim == 4 and x.shape[1] in (1, 3) and len(x) > 0,
+        f"got shape {tuple(x.shape)}, want (n ≥ 1, 1 or 3, H, W)",
+    )
     n, _, H, W = x.shape
-    cols = cols or max(1, round(n ** .5 * (H / W) ** .5))
+    cols = cols or max(1, round(n**0.5 * (H / W) ** 0.5))
     rows = -(-n // cols)
-    x = ((x.detach().float().cpu().nan_to_num(0.).clamp(-1, 1) + 1) / 2).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+    x = (
+        ((x.detach().float().cpu().nan_to_num(0.0).clamp(-1, 1) + 1) / 2)
+        .expand(-1, 3, -1, -1)
+        .permute(0, 2, 3, 1)
+    )
     grid = torch.ones(rows * (H + gutter), cols * (W + gutter), 3)
     for i, image in enumerate(x):
         r, c = (i // cols) * (H + gutter), (i % cols) * (W + gutter)
-        grid[r:r + H, c:c + W] = image
-    return grid[:grid.shape[0] - gutter, :grid.shape[1] - gutter]
+        grid[r : r + H, c : c + W] = image
+    return grid[: grid.shape[0] - gutter, : grid.shape[1] - gutter]
 
 # %% ../nbs/00_core.ipynb #000031
-def show_images(x: Tensor,               # (n, C, H, W) in [-1, 1]
-                cols: int | None = None, # images in a row
-                title: str | None = None,
-                scale: float = .6,       # inches per image
-                ax=None,                 # matplotlib axes; default: a new figure
-                ):
+def show_images(
+    x: Tensor,  # (n, C, H, W) in [-1, 1]
+    cols: int | None = None,  # images in a row
+    title: str | None = None,
+    scale: float = 0.6,  # inches per image
+    ax=None,  # matplotlib axes; default: a new figure
+):
     "Show images in a grid and return the matplotlib axes."
     import matplotlib.pyplot as plt
+
     grid = image_grid(x, cols, gutter=max(1, x.shape[-1] // 14))
     if ax is None:
         h, w = grid.shape[0] / x.shape[-2] * scale, grid.shape[1] / x.shape[-2] * scale
-        ax = plt.subplots(figsize=(max(w, 1.), max(h, 1.) + (.3 if title else 0)), dpi=80)[1]
+        ax = plt.subplots(
+            figsize=(max(w, 1.0), max(h, 1.0) + (0.3 if title else 0)), dpi=80
+        )[1]
     ax.imshow(grid.numpy(), interpolation="nearest")
     ax.set_axis_off()
-    if title: ax.set_title(title, fontsize=10)
+    if title:
+        ax.set_title(title, fontsize=10)
     return ax

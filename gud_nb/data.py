@@ -24,218 +24,378 @@ from .basis import DCT
 from .core import require
 
 # %% ../nbs/10_data.ipynb #100005
-def normalise(u: Tensor,    # any shape, uint8
-              ) -> Tensor:  # float32 in [-1, 1]
+def normalise(
+    u: Tensor,  # any shape, uint8
+) -> Tensor:  # float32 in [-1, 1]
     "Bytes as numbers in [-1, 1]."
-    require(u.dtype == torch.uint8, f"got {u.dtype}, want torch.uint8: bytes from 0 to 255")
+    require(
+        u.dtype == torch.uint8, f"got {u.dtype}, want torch.uint8: bytes from 0 to 255"
+    )
     return u.float() / 127.5 - 1
 
-def denormalise(x: Tensor,    # any shape, floating; what lies outside [-1, 1] is clipped
-                ) -> Tensor:  # uint8
+
+def denormalise(
+    x: Tensor,  # any shape, floating; what lies outside [-1, 1] is clipped
+) -> Tensor:  # uint8
     "Numbers in [-1, 1] as the nearest bytes."
-    require(x.is_floating_point() and not x.isnan().any(),
-            f"got {x.dtype}{' with nan' if x.isnan().any() else ''}, want numbers in [-1, 1]")
+    require(
+        x.is_floating_point() and not x.isnan().any(),
+        f"got {x.dtype}{' with nan' if x.isnan().any() else ''}, want numbers in [-1, 1]",
+    )
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/10_data.ipynb #100008
 @dataclass(frozen=True, eq=False, repr=False)
 class Images:
     "Labelled images in memory, in [-1, 1]."
-    x: Tensor        # (n, C, H, W), float32 in [-1, 1]
-    labels: Tensor   # (n,), int64, indices into `classes`
-    name: str        # of the data set
-    classes: tuple   # names of the classes
+
+    x: Tensor  # (n, C, H, W), float32 in [-1, 1]
+    labels: Tensor  # (n,), int64, indices into `classes`
+    name: str  # of the data set
+    classes: tuple  # names of the classes
 
     def __post_init__(self):
         x, y, k = self.x, self.labels, len(self.classes)
-        require(x.ndim == 4 and x.numel() > 0 and x.dtype == torch.float32,
-                f"got {self.name} images of shape {tuple(x.shape)} in {x.dtype}, want (n ≥ 1, C, H, W) in torch.float32")
-        require(bool(x.abs().amax() <= 1), f"got {self.name} values from {x.min():.3g} to {x.max():.3g}, want [-1, 1]: see normalise")
-        require(y.shape == x.shape[:1] and y.dtype == torch.int64,
-                f"got {self.name} labels of shape {tuple(y.shape)} in {y.dtype}, want ({len(x)},) in torch.int64: one for each image")
-        require(0 <= int(y.min()) and int(y.max()) < k,
-                f"got {self.name} labels from {y.min()} to {y.max()}, want 0 to {k - 1}: {k} classes")
+        require(
+            x.ndim == 4 and x.numel() > 0 and x.dtype == torch.float32,
+            f"got {self.name} images of shape {tuple(x.shape)} in {x.dtype}, want (n ≥ 1, C, H, W) in torch.float32",
+        )
+        require(
+            bool(x.abs().amax() <= 1),
+            f"got {self.name} values from {x.min():.3g} to {x.max():.3g}, want [-1, 1]: see normalise",
+        )
+        require(
+            y.shape == x.shape[:1] and y.dtype == torch.int64,
+            f"got {self.name} labels of shape {tuple(y.shape)} in {y.dtype}, want ({len(x)},) in torch.int64: one for each image",
+        )
+        require(
+            0 <= int(y.min()) and int(y.max()) < k,
+            f"got {self.name} labels from {y.min()} to {y.max()}, want 0 to {k - 1}: {k} classes",
+        )
 
     shape = property(lambda self: tuple(self.x.shape[1:]), doc="(C, H, W)")
-    def __len__(self): return len(self.x)
-    def __repr__(self): return f"Images({self.name}: {len(self):,} of {self.shape}, {len(self.classes)} classes)"
+
+    def __len__(self):
+        return len(self.x)
+
+    def __repr__(self):
+        return f"Images({self.name}: {len(self):,} of {self.shape}, {len(self.classes)} classes)"
 
     def __getitem__(self, i):
         "The selected images."
-        require(not isinstance(i, (int, np.integer)), f"got the index {i}, want several: data[{i}:{i}+1], or data.x[{i}] for the tensor")
+        require(
+            not isinstance(i, (int, np.integer)),
+            f"got the index {i}, want several: data[{i}:{i}+1], or data.x[{i}] for the tensor",
+        )
         return replace(self, x=self.x[i], labels=self.labels[i])
 
 # %% ../nbs/10_data.ipynb #100013
-def every_fifth(labels: Tensor,    # (n,), int64
-                train: bool,       # those that stay, or those set aside
-                ) -> Tensor:       # (n,), bool
+def every_fifth(
+    labels: Tensor,  # (n,), int64
+    train: bool,  # those that stay, or those set aside
+) -> Tensor:  # (n,), bool
     "Which images belong to a part: every fifth of each class is for testing; the count runs on from class to class."
     rank = labels.argsort(stable=True).argsort()
     return (rank % 5 != 0) == train
 
-def digits(train: bool = True,     # 1,437 images to train on, or 360 to test on
-           ) -> Images:            # (n, 1, 8, 8)
+
+def digits(
+    train: bool = True,  # 1,437 images to train on, or 360 to test on
+) -> Images:  # (n, 1, 8, 8)
     "The 8×8 digits that ship with scikit-learn."
     from sklearn.datasets import load_digits
+
     bunch = load_digits()
-    x, y = torch.as_tensor(bunch.images / 8 - 1, dtype=torch.float32)[:, None], torch.as_tensor(bunch.target, dtype=torch.int64)
+    x, y = (
+        torch.as_tensor(bunch.images / 8 - 1, dtype=torch.float32)[:, None],
+        torch.as_tensor(bunch.target, dtype=torch.int64),
+    )
     return Images(x, y, "digits", tuple("0123456789"))[every_fifth(y, train)]
 
 # %% ../nbs/10_data.ipynb #100017
-def parquet_files(path: str | Path,   # a folder that contains `folder`, or is it
-                  folder: str,        # name of the data set: `fashion_mnist` or `cifar10`
-                  part: str,          # `train` or `test`
-                  ) -> list[str]:     # at least one file, in order
+def parquet_files(
+    path: str | Path,  # a folder that contains `folder`, or is it
+    folder: str,  # name of the data set: `fashion_mnist` or `cifar10`
+    part: str,  # `train` or `test`
+) -> list[str]:  # at least one file, in order
     "The parquet files of one part of a local data set."
     path = Path(path).expanduser()
     here = path / folder if (path / folder).is_dir() else path
     files = sorted(map(str, here.glob(f"{part}-*.parquet")))
     found = "which is there" if here.is_dir() else "which is no folder"
-    require(bool(files), f"got no {part}-*.parquet in {here} ({found}), want a folder that contains {folder}/, or is it, "
-            "with train-*.parquet and test-*.parquet: correct path= or the environment variable GUD_DATA, "
-            "or leave both out to download")
+    require(
+        bool(files),
+        f"got no {part}-*.parquet in {here} ({found}), want a folder that contains {folder}/, or is it, "
+        "with train-*.parquet and test-*.parquet: correct path= or the environment variable GUD_DATA, "
+        "or leave both out to download",
+    )
     return files
 
 # %% ../nbs/10_data.ipynb #100021
-def open_rows(hub: str,                    # name of the data set on the hub
-              folder: str,                 # name of its local folder
-              part: str,                   # `train` or `test`
-              path: str | Path | None = None, # local parquet; default: the environment variable GUD_DATA, or else the hub
-              ):                           # a `datasets.Dataset`
+def open_rows(
+    hub: str,  # name of the data set on the hub
+    folder: str,  # name of its local folder
+    part: str,  # `train` or `test`
+    path: str
+    | Path
+    | None = None,  # local parquet; default: the environment variable GUD_DATA, or else the hub
+):  # a `datasets.Dataset`
     "One part of a data set, from local parquet where there is some, from the hub otherwise."
-    try: from datasets import load_dataset
-    except ImportError as e: raise ImportError(f"{folder} needs the library datasets: pip install 'gud_nb[data]'") from e
+    try:
+        from datasets import load_dataset
+    except ImportError as e:
+        raise ImportError(
+            f"{folder} needs the library datasets: pip install 'gud_nb[data]'"
+        ) from e
     path = path or os.environ.get("GUD_DATA")
-    source = dict(path="parquet", data_files={part: parquet_files(path, folder, part)}) if path else dict(path=hub)
-    try: return load_dataset(**source, split=part)
+    source = (
+        dict(path="parquet", data_files={part: parquet_files(path, folder, part)})
+        if path
+        else dict(path=hub)
+    )
+    try:
+        return load_dataset(**source, split=part)
     except Exception as e:
-        todo = ("are these whole parquet files?" if path else "is there a network? Without one, put the set's parquet files into a folder "
-                f"{folder}/ and name the folder around it in path= or the environment variable GUD_DATA")
-        raise ValueError(f"got {type(e).__name__} from {path or f'the hub ({hub})'}, want {folder}, part {part}: {todo}") from e
+        todo = (
+            "are these whole parquet files?"
+            if path
+            else "is there a network? Without one, put the set's parquet files into a folder "
+            f"{folder}/ and name the folder around it in path= or the environment variable GUD_DATA"
+        )
+        raise ValueError(
+            f"got {type(e).__name__} from {path or f'the hub ({hub})'}, want {folder}, part {part}: {todo}"
+        ) from e
 
 # %% ../nbs/10_data.ipynb #100026
-def decode(files: list,      # contents of image files (bytes), or their paths
-           shape: tuple,     # (C, H, W) that all of them have, C = 1 (grey) or 3 (RGB)
-           name: str,        # of the data set, for messages
-           ) -> Tensor:      # (n, C, H, W), uint8
+def decode(
+    files: list,  # contents of image files (bytes), or their paths
+    shape: tuple,  # (C, H, W) that all of them have, C = 1 (grey) or 3 (RGB)
+    name: str,  # of the data set, for messages
+) -> Tensor:  # (n, C, H, W), uint8
     "Image files as one tensor of bytes."
     from PIL import Image
+
     C, H, W = shape
     mode, out = "L" if C == 1 else "RGB", np.empty((len(files), H, W, C), np.uint8)
     for i, file in enumerate(files):
         try:
             with Image.open(file if isinstance(file, Path) else BytesIO(file)) as image:
-                require(image.mode == mode and image.size == (W, H),
-                        f"got {image.mode} of {image.height}×{image.width} for image {i} of {name}, "
-                        f"want {mode} of {H}×{W}, as all of them: convert or crop it (L is grey, RGB is colour)")
+                require(
+                    image.mode == mode and image.size == (W, H),
+                    f"got {image.mode} of {image.height}×{image.width} for image {i} of {name}, "
+                    f"want {mode} of {H}×{W}, as all of them: convert or crop it (L is grey, RGB is colour)",
+                )
                 out[i] = np.asarray(image).reshape(H, W, C)
-        except OSError as e: raise ValueError(f"got {e} for image {i} of {name}, want a whole PNG or JPEG file") from e
+        except OSError as e:
+            raise ValueError(
+                f"got {e} for image {i} of {name}, want a whole PNG or JPEG file"
+            ) from e
     return torch.as_tensor(out).permute(0, 3, 1, 2).contiguous()
 
 # %% ../nbs/10_data.ipynb #100029
-def from_rows(rows,            # a `datasets.Dataset`
-              column: str,     # with the images, {bytes, path}; the labels are in `label`
-              shape: tuple,    # (C, H, W)
-              name: str,       # of the data set
-              classes: tuple,  # names of the classes
-              n: int | None = None, # the first `n` rows; default: all
-              ) -> Images:
+def from_rows(
+    rows,  # a `datasets.Dataset`
+    column: str,  # with the images, {bytes, path}; the labels are in `label`
+    shape: tuple,  # (C, H, W)
+    name: str,  # of the data set
+    classes: tuple,  # names of the classes
+    n: int | None = None,  # the first `n` rows; default: all
+) -> Images:
     "The images of a table."
-    require({column, "label"} <= set(rows.column_names), f"got columns {rows.column_names} for {name}, want {column} and label")
-    require(len(rows) > 0, f"got no images for {name}, want at least one: the table is empty")
+    require(
+        {column, "label"} <= set(rows.column_names),
+        f"got columns {rows.column_names} for {name}, want {column} and label",
+    )
+    require(
+        len(rows) > 0,
+        f"got no images for {name}, want at least one: the table is empty",
+    )
     require(n is None or n > 0, f"got n={n} for {name}, want n ≥ 1, or None for all")
     table = rows.select(range(min(n or len(rows), len(rows)))).with_format("arrow")[:]
     x = decode([row["bytes"] for row in table[column].to_pylist()], shape, name)
-    return Images(normalise(x), torch.tensor(table["label"].to_pylist(), dtype=torch.int64), name, classes)
+    return Images(
+        normalise(x),
+        torch.tensor(table["label"].to_pylist(), dtype=torch.int64),
+        name,
+        classes,
+    )
 
-def fashion_mnist(train: bool = True,             # 60,000 images to train on, or 10,000 to test on
-                  path: str | Path | None = None, # folder with parquet files; default: GUD_DATA, or else the hub
-                  n: int | None = None,           # the first `n` images; default: all
-                  ) -> Images:                    # (n, 1, 28, 28)
+
+def fashion_mnist(
+    train: bool = True,  # 60,000 images to train on, or 10,000 to test on
+    path: str
+    | Path
+    | None = None,  # folder with parquet files; default: GUD_DATA, or else the hub
+    n: int | None = None,  # the first `n` images; default: all
+) -> Images:  # (n, 1, 28, 28)
     "Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017)."
-    classes = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-    rows = open_rows("zalando-datasets/fashion_mnist", "fashion_mnist", "train" if train else "test", path)
+    classes = (
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )
+    rows = open_rows(
+        "zalando-datasets/fashion_mnist",
+        "fashion_mnist",
+        "train" if train else "test",
+        path,
+    )
     return from_rows(rows, "image", (1, 28, 28), "fashion_mnist", classes, n)
 
-def cifar10(train: bool = True,             # 50,000 images to train on, or 10,000 to test on
-            path: str | Path | None = None, # folder with parquet files; default: GUD_DATA, or else the hub
-            n: int | None = None,           # the first `n` images; default: all
-            ) -> Images:                    # (n, 3, 32, 32)
+
+def cifar10(
+    train: bool = True,  # 50,000 images to train on, or 10,000 to test on
+    path: str
+    | Path
+    | None = None,  # folder with parquet files; default: GUD_DATA, or else the hub
+    n: int | None = None,  # the first `n` images; default: all
+) -> Images:  # (n, 3, 32, 32)
     "CIFAR-10 (Krizhevsky, 2009)."
-    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    classes = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     rows = open_rows("uoft-cs/cifar10", "cifar10", "train" if train else "test", path)
     return from_rows(rows, "img", (3, 32, 32), "cifar10", classes, n)
 
 # %% ../nbs/10_data.ipynb #100037
-def image_folder(path: str | Path,   # folder with .png or .jpg files of one size; subfolders are classes
-                 train: bool = True, # four fifths of each class, or every fifth
-                 ) -> Images:
+def image_folder(
+    path: str
+    | Path,  # folder with .png or .jpg files of one size; subfolders are classes
+    train: bool = True,  # four fifths of each class, or every fifth
+) -> Images:
     "The pictures of a folder."
     from PIL import Image
+
     path = Path(path).expanduser()
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in (".png", ".jpg", ".jpeg") and not f.name.startswith("."))
-    require(len(files) > 1, f"got {len(files)} .png or .jpg files in {path}, want a folder with two images or more, all of one size")
-    with Image.open(files[0]) as first: shape = (1 if first.mode == "L" else 3, first.height, first.width)
+    files = sorted(
+        f
+        for f in path.rglob("*")
+        if f.suffix.lower() in (".png", ".jpg", ".jpeg") and not f.name.startswith(".")
+    )
+    require(
+        len(files) > 1,
+        f"got {len(files)} .png or .jpg files in {path}, want a folder with two images or more, all of one size",
+    )
+    with Image.open(files[0]) as first:
+        shape = (1 if first.mode == "L" else 3, first.height, first.width)
     groups = [f.parent.relative_to(path).as_posix() for f in files]
     classes = tuple(sorted(set(groups)))
     labels = torch.tensor([classes.index(g) for g in groups])
     part = every_fifth(labels, train)
-    return Images(normalise(decode([f for f, keep in zip(files, part) if keep], shape, path.name)), labels[part], path.name, classes)
+    return Images(
+        normalise(
+            decode([f for f, keep in zip(files, part) if keep], shape, path.name)
+        ),
+        labels[part],
+        path.name,
+        classes,
+    )
 
-def load(name: str | Path,        # `digits`, `fashion_mnist`, `cifar10`, or a folder of images
-         train: bool = True,      # the part to train on, or the part to test on
-         path: str | Path | None = None, # folder with parquet files, where the data set has some
-         ) -> Images:
+
+def load(
+    name: str | Path,  # `digits`, `fashion_mnist`, `cifar10`, or a folder of images
+    train: bool = True,  # the part to train on, or the part to test on
+    path: str
+    | Path
+    | None = None,  # folder with parquet files, where the data set has some
+) -> Images:
     "A data set by its name, or the pictures of a folder."
     named = dict(digits=digits, fashion_mnist=fashion_mnist, cifar10=cifar10)
-    require(path is None or (name in named and name != "digits"),
-            f"got path={path} for {name}, want none: digits come with scikit-learn, and a folder of images is its own path")
-    if name in named: return named[name](train, **({} if path is None else dict(path=path)))
-    require(Path(name).expanduser().is_dir(),
-            f"got the data set '{name}', want one of {', '.join(named)}, or a folder of .png or .jpg images of one size")
+    require(
+        path is None or (name in named and name != "digits"),
+        f"got path={path} for {name}, want none: digits come with scikit-learn, and a folder of images is its own path",
+    )
+    if name in named:
+        return named[name](train, **({} if path is None else dict(path=path)))
+    require(
+        Path(name).expanduser().is_dir(),
+        f"got the data set '{name}', want one of {', '.join(named)}, or a folder of .png or .jpg images of one size",
+    )
     return image_folder(name, train)
 
 # %% ../nbs/10_data.ipynb #100041
-def batches(x: Tensor | Images,         # (n, ...) on any device
-            batch: int,                 # images in a batch
-            generator: torch.Generator, # the orders
-            epochs: int | None = None,  # times through the data; default: for ever
-            ) -> Iterator:              # of pieces of `x`, (batch, ...)
+def batches(
+    x: Tensor | Images,  # (n, ...) on any device
+    batch: int,  # images in a batch
+    generator: torch.Generator,  # the orders
+    epochs: int | None = None,  # times through the data; default: for ever
+) -> Iterator:  # of pieces of `x`, (batch, ...)
     "Shuffled batches, epoch after epoch."
     n = len(x)
-    require(batch > 0 and (epochs is not None or batch <= n),
-            f"got batches of {batch} from {n} images, want 1 to {n}, or a number of epochs=")
-    require(epochs is None or epochs > 0, f"got epochs={epochs}, want 1 or more, or None for ever")
+    require(
+        batch > 0 and (epochs is not None or batch <= n),
+        f"got batches of {batch} from {n} images, want 1 to {n}, or a number of epochs=",
+    )
+    require(
+        epochs is None or epochs > 0,
+        f"got epochs={epochs}, want 1 or more, or None for ever",
+    )
+
     def pieces():
         for _ in count() if epochs is None else range(epochs):
-            order = torch.randperm(n, generator=generator, device=generator.device).cpu()
-            yield from (x[i] for i in order.split(batch) if epochs is not None or len(i) == batch)
+            order = torch.randperm(
+                n, generator=generator, device=generator.device
+            ).cpu()
+            yield from (
+                x[i]
+                for i in order.split(batch)
+                if epochs is not None or len(i) == batch
+            )
+
     return pieces()
 
-def random_flip(x: Tensor,                  # (n, C, H, W) on any device
-                generator: torch.Generator, # the coins
-                ) -> Tensor:                # (n, C, H, W)
+
+def random_flip(
+    x: Tensor,  # (n, C, H, W) on any device
+    generator: torch.Generator,  # the coins
+) -> Tensor:  # (n, C, H, W)
     "Each image as it is or mirrored left to right, with equal chances."
     require(x.ndim == 4, f"got images of shape {tuple(x.shape)}, want (n, C, H, W)")
-    heads = torch.rand(len(x), 1, 1, 1, generator=generator, device=generator.device) < .5
+    heads = (
+        torch.rand(len(x), 1, 1, 1, generator=generator, device=generator.device) < 0.5
+    )
     return torch.where(heads.to(x.device), x.flip(-1), x)
 
 # %% ../nbs/10_data.ipynb #100047
-def field_spectrum(shape: tuple,   # (C, H, W)
-                   power: float,   # fall of the variance with frequency; 0 is white
-                   ) -> Tensor:    # (C, H, W), variances of the cosine components, mean 1, float64
+def field_spectrum(
+    shape: tuple,  # (C, H, W)
+    power: float,  # fall of the variance with frequency; 0 is white
+) -> Tensor:  # (C, H, W), variances of the cosine components, mean 1, float64
     "Variances of the cosine components of a random field."
-    require(len(shape) == 3 and prod(shape) > 0, f"got shape {tuple(shape)}, want (C, H, W)")
+    require(
+        len(shape) == 3 and prod(shape) > 0, f"got shape {tuple(shape)}, want (C, H, W)"
+    )
     C, H, W = shape
-    f, g = torch.arange(H, dtype=torch.float64)[:, None] / H, torch.arange(W, dtype=torch.float64) / W
-    S = (1 + H * W * (f ** 2 + g ** 2)) ** (-power / 2)
+    f, g = (
+        torch.arange(H, dtype=torch.float64)[:, None] / H,
+        torch.arange(W, dtype=torch.float64) / W,
+    )
+    S = (1 + H * W * (f**2 + g**2)) ** (-power / 2)
     return (S / S.mean()).expand(C, H, W).clone()
 
-def gaussian_field(shape: tuple,               # (C, H, W)
-                   power: float,               # fall of the variance with frequency; 0 is white
-                   n: int,                     # number of fields
-                   generator: torch.Generator, # the noise, and the device
-                   ) -> Tensor:                # (n, C, H, W), float32, not confined to [-1, 1]
+
+def gaussian_field(
+    shape: tuple,  # (C, H, W)
+    power: float,  # fall of the variance with frequency; 0 is white
+    n: int,  # number of fields
+    generator: torch.Generator,  # the noise, and the device
+) -> Tensor:  # (n, C, H, W), float32, not confined to [-1, 1]
     "Gaussian random fields with the variances of `field_spectrum` in the cosine basis."
     require(n > 0, f"got n={n}, want n ≥ 1")
     noise = torch.randn(n, *shape, generator=generator, device=generator.device)

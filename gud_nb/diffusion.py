@@ -20,9 +20,10 @@ from .schedule import Schedule
 from .transition import covariance, scale_tril, transition, tril_inverse
 
 # %% ../nbs/05_diffusion.ipynb #050005
-def hsm(recipe: Recipe,      # k phases
-        kappa: float = .04,  # variance of the auxiliary start, as a share of the stationary one, ≥ 0
-        ) -> Tensor:         # (..., k, k)
+def hsm(
+    recipe: Recipe,  # k phases
+    kappa: float = 0.04,  # variance of the auxiliary start, as a share of the stationary one, ≥ 0
+) -> Tensor:  # (..., k, k)
     "Covariance of the auxiliary start, $diag(0, κM)$: pass it as `Sigma0` (HSM) or as `aux0` (DSM)."
     require(kappa >= 0, f"kappa must be ≥ 0: got {kappa}")
     C = kappa * recipe.S.clone()
@@ -32,46 +33,77 @@ def hsm(recipe: Recipe,      # k phases
 # %% ../nbs/05_diffusion.ipynb #050009
 class Perturbed(NamedTuple):
     "A noised state, with all that training needs of its making."
-    z: Tensor      # (batch, *comp, k) state at time t
-    eps: Tensor    # (batch, *comp, k) the noise in it
-    mean: Tensor   # (batch, *comp, k) Φ z0
-    L: Tensor      # (batch or 1, *comp or 1s, k, k) z = mean + L eps
 
-def lift(chi: Tensor,                # (batch, *comp) components
-         k: int,                     # number of phases
-         aux: Tensor | None = None,  # (batch, *comp, k-1) auxiliary start; None: 0
-         ) -> Tensor:                # (batch, *comp, k)
+    z: Tensor  # (batch, *comp, k) state at time t
+    eps: Tensor  # (batch, *comp, k) the noise in it
+    mean: Tensor  # (batch, *comp, k) Φ z0
+    L: Tensor  # (batch or 1, *comp or 1s, k, k) z = mean + L eps
+
+
+def lift(
+    chi: Tensor,  # (batch, *comp) components
+    k: int,  # number of phases
+    aux: Tensor | None = None,  # (batch, *comp, k-1) auxiliary start; None: 0
+) -> Tensor:  # (batch, *comp, k)
     "Components as the positions of states."
     aux = chi.new_zeros(*chi.shape, k - 1) if aux is None else aux
-    require(aux.shape == (*chi.shape, k - 1), f"got an auxiliary start of shape {tuple(aux.shape)}, want {(*chi.shape, k - 1)}")
+    require(
+        aux.shape == (*chi.shape, k - 1),
+        f"got an auxiliary start of shape {tuple(aux.shape)}, want {(*chi.shape, k - 1)}",
+    )
     return torch.cat([chi[..., None], aux], -1)
 
 # %% ../nbs/05_diffusion.ipynb #050010
 @dataclass(frozen=True, eq=False)
 class LinearDiffusion:
     "A recipe run on a clock: $dz = ½β A z dt + √β G dw$, with everything that follows in closed form."
+
     recipe: Recipe
     schedule: Schedule
-    Sigma0: Tensor | None = None  # (..., k, k) covariance of the start that is integrated out (HSM); None: 0
-    aux0: Tensor | None = None    # (..., k, k) covariance of the auxiliary start that is drawn and known (DSM); None: 0
-    by_snr: bool = False          # read the clock's γ as minus the log-SNR of this recipe, not of VP
+    Sigma0: Tensor | None = (
+        None  # (..., k, k) covariance of the start that is integrated out (HSM); None: 0
+    )
+    aux0: Tensor | None = (
+        None  # (..., k, k) covariance of the auxiliary start that is drawn and known (DSM); None: 0
+    )
+    by_snr: bool = (
+        False  # read the clock's γ as minus the log-SNR of this recipe, not of VP
+    )
 
     def __post_init__(self):
         for name in ("Sigma0", "aux0"):
             C, k = getattr(self, name), self.recipe.k
-            require(C is None or tuple(C.shape[-2:]) == (k, k), f"{name} must be (..., {k}, {k}) for this recipe: got {None if C is None else tuple(C.shape)}")
+            require(
+                C is None or tuple(C.shape[-2:]) == (k, k),
+                f"{name} must be (..., {k}, {k}) for this recipe: got {None if C is None else tuple(C.shape)}",
+            )
         object.__setattr__(self, "_recent", {})
-        if self.by_snr: object.__setattr__(self, "schedule", _own(self))
+        if self.by_snr:
+            object.__setattr__(self, "schedule", _own(self))
         r, s = self.recipe.shape, tuple(self.schedule.shape)
-        require(not r or not s or len(r) == len(s), f"the recipe has component axes {tuple(r)}, the clock {s}: give both the same number of axes")
-        seen = tuple(self.schedule.B(torch.tensor(.5, dtype=torch.float64)).shape)
+        require(
+            not r or not s or len(r) == len(s),
+            f"the recipe has component axes {tuple(r)}, the clock {s}: give both the same number of axes",
+        )
+        seen = tuple(self.schedule.B(torch.tensor(0.5, dtype=torch.float64)).shape)
         seen = seen if self.schedule.count is None else seen[1:]
-        require(seen == s, f"the clock says that it has component axes {s}, but B of one time has shape {seen}: set its `shape`")
+        require(
+            seen == s,
+            f"the clock says that it has component axes {s}, but B of one time has shape {seen}: set its `shape`",
+        )
 
     k = property(lambda self: self.recipe.k, doc="number of phases")
-    is_scalar = property(lambda self: not self.recipe.shape and not self.schedule.shape and self.schedule.count is None, doc="one clock and one recipe for all components")
+    is_scalar = property(
+        lambda self: (
+            not self.recipe.shape
+            and not self.schedule.shape
+            and self.schedule.count is None
+        ),
+        doc="one clock and one recipe for all components",
+    )
 
-    def on(self, z: Tensor) -> Recipe: return self.recipe.on(z.device)
+    def on(self, z: Tensor) -> Recipe:
+        return self.recipe.on(z.device)
 
     @cached_property
     def start(self) -> Tensor | None:
@@ -84,20 +116,34 @@ class LinearDiffusion:
 def _line_up(self: LinearDiffusion, v: Tensor, t: Tensor, z: Tensor) -> Tensor:
     "`v` of shape (*t.shape, *schedule.shape) with one axis for each of (batch, *comp) of `z`."
     own, comp = tuple(self.schedule.shape), tuple(z.shape[1:-1])
-    require(t.ndim == 0 or len(t) in (1, len(z)), f"got {t.numel()} times for a batch of {len(z)}, want one for all or one each")
+    require(
+        t.ndim == 0 or len(t) in (1, len(z)),
+        f"got {t.numel()} times for a batch of {len(z)}, want one for all or one each",
+    )
     lead = t.shape if self.schedule.count is None else (self.schedule.count,)
-    require(lead in ((), (1,), (len(z),)), f"got clocks for {self.schedule.count} images and a batch of {len(z)}: draw as many as there are images")
-    require(v.shape == (*lead, *own), f"the clock gave shape {tuple(v.shape)} for times {tuple(t.shape)}, want time first: "
-            f"{(*t.shape, *own)}; use `self.spread(t)` in its B")
-    require(not own or (len(own) == len(comp) and all(a in (1, b) for a, b in zip(own, comp))),
-            f"the clock has component axes {own}, the state has {comp}: want one clock () or one per component")
+    require(
+        lead in ((), (1,), (len(z),)),
+        f"got clocks for {self.schedule.count} images and a batch of {len(z)}: draw as many as there are images",
+    )
+    require(
+        v.shape == (*lead, *own),
+        f"the clock gave shape {tuple(v.shape)} for times {tuple(t.shape)}, want time first: "
+        f"{(*t.shape, *own)}; use `self.spread(t)` in its B",
+    )
+    require(
+        not own
+        or (len(own) == len(comp) and all(a in (1, b) for a, b in zip(own, comp))),
+        f"the clock has component axes {own}, the state has {comp}: want one clock () or one per component",
+    )
     return v.reshape(*lead or (1,), *(own or (1,) * len(comp)))
+
 
 @patch
 def clock(self: LinearDiffusion, t, z: Tensor) -> Tensor:
     "B(t), with axes (batch or 1, *comp or 1s) lined up with the state `z`."
     t = as_time(t, z.device)
     return self._line_up(self.schedule.B(t), t, z)
+
 
 @patch
 def beta(self: LinearDiffusion, t, z: Tensor) -> Tensor:
@@ -108,101 +154,150 @@ def beta(self: LinearDiffusion, t, z: Tensor) -> Tensor:
 # %% ../nbs/05_diffusion.ipynb #050015
 class Frame(NamedTuple):
     "What a time looks like from the state: all float64, with axes (batch or 1, *comp or 1s)."
-    Phi: Tensor      # (..., k, k) propagator
-    T: Tensor        # (..., k, k) factor of all noise in the state
+
+    Phi: Tensor  # (..., k, k) propagator
+    T: Tensor  # (..., k, k) factor of all noise in the state
     inverse: Tensor  # (..., k, k) of T
-    w: Tensor        # (..., k) whitened signal, T⁻¹ times the first column of Φ
+    w: Tensor  # (..., k) whitened signal, T⁻¹ times the first column of Φ
+
 
 @patch
-def frame(self: LinearDiffusion,
-          t: float | Tensor,  # () or (batch,), in (0, 1]
-          z: Tensor,          # (batch, *comp, k), for its shape and device
-          ) -> Frame:
+def frame(
+    self: LinearDiffusion,
+    t: float | Tensor,  # () or (batch,), in (0, 1]
+    z: Tensor,  # (batch, *comp, k), for its shape and device
+) -> Frame:
     "Propagator, noise and whitened signal at time t; the last ones are remembered."
-    key = (t if isinstance(t, float) else id(t), getattr(t, "_version", 0), z.shape[:-1], z.device)
-    if key in self._recent: return self._recent[key][0]
+    key = (
+        t if isinstance(t, float) else id(t),
+        getattr(t, "_version", 0),
+        z.shape[:-1],
+        z.device,
+    )
+    if key in self._recent:
+        return self._recent[key][0]
     B = self.clock(t, z)
     Phi, _, T = transition(self.recipe, B, self.start)
     inverse = tril_inverse(T)
-    while len(self._recent) >= (5000 if self.is_scalar else 4): self._recent.pop(next(iter(self._recent)))
-    self._recent[key] = Frame(Phi, T, inverse, act(inverse, Phi[..., 0])), t                    # holding t keeps its id from being used again
+    while len(self._recent) >= (5000 if self.is_scalar else 4):
+        self._recent.pop(next(iter(self._recent)))
+    self._recent[key] = (
+        Frame(Phi, T, inverse, act(inverse, Phi[..., 0])),
+        t,
+    )  # holding t keeps its id from being used again
     return self._recent[key][0]
+
 
 @patch
 def once(self: LinearDiffusion, make, z: Tensor, *times):
     "`make()`, remembered for these times, the function's name and the shape of `z`, where times are plain numbers and one clock serves all."
-    if not self.is_scalar or not all(isinstance(t, float) for t in times): return make()
+    if not self.is_scalar or not all(isinstance(t, float) for t in times):
+        return make()
     key = (make.__qualname__, times, z.ndim, z.device)
-    if key not in self._recent: self._recent[key] = make(), None
+    if key not in self._recent:
+        self._recent[key] = make(), None
     return self._recent[key][0]
 
+
 @patch
-def kernel(self: LinearDiffusion, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def kernel(
+    self: LinearDiffusion, t: float | Tensor, z: Tensor
+) -> tuple[Tensor, Tensor]:
     "Φ and the Cholesky factor L of the transition from the start to t: L is T, unless part of the start is known (DSM)."
     frame = self.frame(t, z)
-    return frame.Phi, frame.T if self.aux0 is None else scale_tril(self.recipe, self.clock(t, z), self.Sigma0)
+    return frame.Phi, frame.T if self.aux0 is None else scale_tril(
+        self.recipe, self.clock(t, z), self.Sigma0
+    )
 
 # %% ../nbs/05_diffusion.ipynb #050018
 @patch
-def perturb(self: LinearDiffusion,
-            chi0: Tensor,               # (batch, *comp) components of data
-            t: float | Tensor,          # () or (batch,), in (0, 1]
-            noise: Tensor,              # (batch, *comp, k) standard normal
-            aux0: Tensor | None = None, # (batch, *comp, k-1) known auxiliary start (DSM)
-            ) -> Perturbed:
+def perturb(
+    self: LinearDiffusion,
+    chi0: Tensor,  # (batch, *comp) components of data
+    t: float | Tensor,  # () or (batch,), in (0, 1]
+    noise: Tensor,  # (batch, *comp, k) standard normal
+    aux0: Tensor | None = None,  # (batch, *comp, k-1) known auxiliary start (DSM)
+) -> Perturbed:
     "Noise data up to time t in one step."
-    require(noise.shape == (*chi0.shape, self.k), f"got noise of shape {tuple(noise.shape)}, want {(*chi0.shape, self.k)}")
-    require(aux0 is not None or self.aux0 is None, "this diffusion was built for a known auxiliary start (DSM): pass aux0, e.g. from draw_aux")
+    require(
+        noise.shape == (*chi0.shape, self.k),
+        f"got noise of shape {tuple(noise.shape)}, want {(*chi0.shape, self.k)}",
+    )
+    require(
+        aux0 is not None or self.aux0 is None,
+        "this diffusion was built for a known auxiliary start (DSM): pass aux0, e.g. from draw_aux",
+    )
     Phi, L = self.kernel(t, noise)
     mean = act(Phi, lift(chi0, self.k, aux0))
     return Perturbed(mean + act(L, noise), noise, mean, L)
 
+
 @patch
 def draw_aux(self: LinearDiffusion, noise: Tensor) -> Tensor | None:
     "The auxiliary start `(batch, *comp, k-1)` that DSM conditions on, from standard normal `noise` of that shape; None where there is nothing to draw."
-    if self.aux0 is None: return None
+    if self.aux0 is None:
+        return None
     values, vectors = torch.linalg.eigh(self.aux0[..., 1:, 1:].to(noise.device))
     return act(vectors @ torch.diag_embed(values.clamp(min=0).sqrt()), noise)
 
 # %% ../nbs/05_diffusion.ipynb #050019
 @patch
-def _start_of(self: LinearDiffusion, variance: float | Tensor | None, z: Tensor) -> Tensor | None:
+def _start_of(
+    self: LinearDiffusion, variance: float | Tensor | None, z: Tensor
+) -> Tensor | None:
     "The covariance of the whole start, for data of a variance, which is (0, 0) of it."
-    if variance is None: return self.start
+    if variance is None:
+        return self.start
     variance = torch.as_tensor(variance, dtype=torch.float64, device=z.device)
-    require(variance.shape in ((), z.shape[1:-1]),
-            f"got variances of shape {tuple(variance.shape)}, want one for all or one each, {tuple(z.shape[1:-1])}")
-    data = torch.zeros(*variance.shape, self.k, self.k, dtype=torch.float64, device=z.device)
+    require(
+        variance.shape in ((), z.shape[1:-1]),
+        f"got variances of shape {tuple(variance.shape)}, want one for all or one each, {tuple(z.shape[1:-1])}",
+    )
+    data = torch.zeros(
+        *variance.shape, self.k, self.k, dtype=torch.float64, device=z.device
+    )
     data[..., 0, 0] = variance
     return data if self.start is None else data + self.start.to(data)
 
+
 @patch
-def prior(self: LinearDiffusion,
-          shape: tuple,   # (batch, *comp)
-          noise: Tensor,  # (batch, *comp, k) standard normal
-          variance: float | Tensor | None = None,  # () or (*comp) of the data; None: data at 0
-          ) -> Tensor:    # (batch, *comp, k)
+def prior(
+    self: LinearDiffusion,
+    shape: tuple,  # (batch, *comp)
+    noise: Tensor,  # (batch, *comp, k) standard normal
+    variance: float
+    | Tensor
+    | None = None,  # () or (*comp) of the data; None: data at 0
+) -> Tensor:  # (batch, *comp, k)
     "Draw from the law of $z_1$ for data at 0, or for Gaussian data of a variance."
-    require(tuple(noise.shape) == (*shape, self.k), f"got noise of shape {tuple(noise.shape)}, want {(*shape, self.k)}")
-    B = self.clock(1., noise)
-    if variance is not None: B = B.expand(1, *noise.shape[1:-1])
+    require(
+        tuple(noise.shape) == (*shape, self.k),
+        f"got noise of shape {tuple(noise.shape)}, want {(*shape, self.k)}",
+    )
+    B = self.clock(1.0, noise)
+    if variance is not None:
+        B = B.expand(1, *noise.shape[1:-1])
     return act(scale_tril(self.recipe, B, self._start_of(variance, noise)), noise)
 
 # %% ../nbs/05_diffusion.ipynb #050026
 @patch
-def prior_mismatch(self: LinearDiffusion,
-                   variance: float | Tensor,           # () or (*comp) of the centred data, ≥ 0
-                   against: Tensor | None = None,      # (..., k, k) of another prior to compare with, e.g. the recipe's S; None: `prior`
-                   ) -> Tensor:                        # (*comp) nats
+def prior_mismatch(
+    self: LinearDiffusion,
+    variance: float | Tensor,  # () or (*comp) of the centred data, ≥ 0
+    against: Tensor
+    | None = None,  # (..., k, k) of another prior to compare with, e.g. the recipe's S; None: `prior`
+) -> Tensor:  # (*comp) nats
     "Divergence KL of the true law of $z_1$, for Gaussian data, from the prior that samplers start from."
     variance = torch.as_tensor(variance, dtype=torch.float64)
     z = variance.new_zeros(1, *(variance.shape or self.schedule.shape or (1,)), self.k)
     if against is None:
-        x = variance * self.frame(1., z).w.square().sum(-1)[0]
+        x = variance * self.frame(1.0, z).w.square().sum(-1)[0]
         return (x - torch.log1p(x)) / 2
-    C = covariance(self.recipe, self.clock(1., z), self._start_of(variance, z))[0]
+    C = covariance(self.recipe, self.clock(1.0, z), self._start_of(variance, z))[0]
     M = torch.linalg.solve(against.to(C).expand_as(C), C)
-    return (M.diagonal(dim1=-2, dim2=-1).sum(-1) - self.k - torch.linalg.slogdet(M)[1]) / 2
+    return (
+        M.diagonal(dim1=-2, dim2=-1).sum(-1) - self.k - torch.linalg.slogdet(M)[1]
+    ) / 2
 
 # %% ../nbs/05_diffusion.ipynb #050031
 @patch
@@ -211,17 +306,20 @@ def F(self: LinearDiffusion, t) -> Tensor:
     beta = self.schedule.beta(t)[..., None, None]
     return beta * self.recipe.on(beta.device).A / 2
 
+
 @patch
 def G(self: LinearDiffusion, t) -> Tensor:
     "Noise matrix $√β G$, of shape (*t.shape, *schedule.shape, k, k)."
     beta = self.schedule.beta(t)[..., None, None]
     return beta.sqrt() * self.recipe.on(beta.device).G
 
+
 @patch
 def reverse_drift(self: LinearDiffusion, z: Tensor, score: Tensor, t) -> Tensor:
     "Drift $½βAz - βDs$ of the reverse SDE, as a velocity in t."
     beta, r = self.beta(t, z)[..., None, None], self.on(z)
     return act(beta * r.A / 2, z) - act(beta * r.D, score)
+
 
 @patch
 def flow(self: LinearDiffusion, z: Tensor, score: Tensor, t) -> Tensor:
@@ -236,6 +334,7 @@ def whitened(self: LinearDiffusion, t, z: Tensor) -> tuple[Tensor, Tensor]:
     frame = self.frame(t, z)
     return frame.T, frame.w
 
+
 @patch
 def log_snr(self: LinearDiffusion, t, z: Tensor) -> Tensor:
     "log |w|², the log signal-to-noise ratio of all phases together, (batch or 1, *comp or 1s)."
@@ -246,9 +345,15 @@ def log_snr(self: LinearDiffusion, t, z: Tensor) -> Tensor:
 def _lookup(recipe: Recipe, start: Tensor | None) -> tuple[Const, Const]:
     "A cubic spline of log B over γ: its knots (n,), and its coefficients (n-1, 4) from the constant up."
     from scipy.interpolate import CubicSpline
-    require(not recipe.shape, f"by_snr wants one recipe for all components: got recipes of shape {tuple(recipe.shape)}")
-    x = torch.linspace(-25., 6., 4096, dtype=torch.float64)
-    Phi, _, T = transition(recipe.on("cpu"), x.exp(), None if start is None else start.cpu())
+
+    require(
+        not recipe.shape,
+        f"by_snr wants one recipe for all components: got recipes of shape {tuple(recipe.shape)}",
+    )
+    x = torch.linspace(-25.0, 6.0, 4096, dtype=torch.float64)
+    Phi, _, T = transition(
+        recipe.on("cpu"), x.exp(), None if start is None else start.cpu()
+    )
     gamma = -act(tril_inverse(T), Phi[..., 0]).square().sum(-1).log()
     fine = (gamma > -40) & (gamma < 100)
     spline = CubicSpline(gamma[fine].numpy(), x[fine].numpy())
@@ -258,14 +363,17 @@ def _lookup(recipe: Recipe, start: Tensor | None) -> tuple[Const, Const]:
 @dataclass(frozen=True, eq=False)
 class SNRClock(Schedule):
     "The clock on which a recipe has the signal-to-noise ratio that VP has on another."
-    inner: Schedule        # says γ(t), between -25 and 100
+
+    inner: Schedule  # says γ(t), between -25 and 100
     recipe: Recipe
-    start: Tensor | None   # (k, k) covariance of the auxiliary start; None: 0
+    start: Tensor | None  # (k, k) covariance of the auxiliary start; None: 0
 
     shape = property(lambda self: tuple(self.inner.shape))
     count = property(lambda self: self.inner.count)
     breakpoints = property(lambda self: self.inner.breakpoints)
-    members = property(lambda self: tuple(replace(self, inner=m) for m in self.inner.members))   # of the clocks of a batch
+    members = property(
+        lambda self: tuple(replace(self, inner=m) for m in self.inner.members)
+    )  # of the clocks of a batch
 
     def _read(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         "B, and its slope by γ."
@@ -276,12 +384,21 @@ class SNRClock(Schedule):
         B = (a + u * (b + u * (d + u * e))).exp()
         return B, B * (b + u * (2 * d + 3 * u * e))
 
-    def B(self, t): return self._read(self.inner.gamma(t))[0]
+    def B(self, t):
+        return self._read(self.inner.gamma(t))[0]
+
     def beta(self, t):
         gamma = self.inner.gamma(t)
-        return self._read(gamma)[1] * self.inner.beta(t) / torch.sigmoid(gamma)      # dγ = dB / σ(γ) on the inner clock
+        return (
+            self._read(gamma)[1] * self.inner.beta(t) / torch.sigmoid(gamma)
+        )  # dγ = dB / σ(γ) on the inner clock
+
 
 def _own(diffusion: LinearDiffusion) -> SNRClock:
     "The clock of a diffusion, read by its SNR."
-    said = diffusion.schedule.inner if isinstance(diffusion.schedule, SNRClock) else diffusion.schedule
+    said = (
+        diffusion.schedule.inner
+        if isinstance(diffusion.schedule, SNRClock)
+        else diffusion.schedule
+    )
     return SNRClock(said, diffusion.recipe, diffusion.start)

@@ -25,95 +25,161 @@ from .core import image_grid, require, write_atomic
 @dataclass(frozen=True)
 class Distance:
     "A distance between two sets of features, which never travels without its n."
-    value: float
-    n_a: int   # size of the first set
-    n_b: int   # size of the second
-    dim: int   # numbers that each sample or set is described by
-    unit: str = "features"   # what these numbers are
 
-    def __float__(self): return float(self.value)
-    def __str__(self): return f"{self.value:.3g} (n={self.n_a}, {self.n_b}; {self.dim} {self.unit})"
-    def __format__(self, spec): return format(self.value, spec) if spec else str(self)
+    value: float
+    n_a: int  # size of the first set
+    n_b: int  # size of the second
+    dim: int  # numbers that each sample or set is described by
+    unit: str = "features"  # what these numbers are
+
+    def __float__(self):
+        return float(self.value)
+
+    def __str__(self):
+        return f"{self.value:.3g} (n={self.n_a}, {self.n_b}; {self.dim} {self.unit})"
+
+    def __format__(self, spec):
+        return format(self.value, spec) if spec else str(self)
 
 # %% ../nbs/13_evaluate.ipynb #130008
 def _paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     "Two sets of features in float64 on the CPU, checked."
     for f in (a, b):
-        require(f.ndim == 2 and len(f) > 1, f"got features of shape {tuple(f.shape)}, want (n ≥ 2, d)")
+        require(
+            f.ndim == 2 and len(f) > 1,
+            f"got features of shape {tuple(f.shape)}, want (n ≥ 2, d)",
+        )
         bad = int((~f.isfinite()).any(1).sum())
-        require(bad == 0, f"{bad} of {len(f)} samples have features that are not finite: the samples are blown out; look at them, "
-                          "then take more steps or a smaller learning rate")
-    require(a.shape[1] == b.shape[1], f"got {a.shape[1]} and {b.shape[1]} features, want the same: take both from one extractor")
+        require(
+            bad == 0,
+            f"{bad} of {len(f)} samples have features that are not finite: the samples are blown out; look at them, "
+            "then take more steps or a smaller learning rate",
+        )
+    require(
+        a.shape[1] == b.shape[1],
+        f"got {a.shape[1]} and {b.shape[1]} features, want the same: take both from one extractor",
+    )
     return a.detach().cpu().double(), b.detach().cpu().double()
 
-def frechet_distance(features_a: Tensor,  # (n, d), n ≥ 2
-                     features_b: Tensor,  # (m, d), m ≥ 2
-                     ) -> Distance:       # squared distance ≥ 0, with its n
+
+def frechet_distance(
+    features_a: Tensor,  # (n, d), n ≥ 2
+    features_b: Tensor,  # (m, d), m ≥ 2
+) -> Distance:  # squared distance ≥ 0, with its n
     "The squared Fréchet distance of the Gaussians fitted to two sets of features, in float64."
     a, b = _paired(features_a, features_b)
-    Ra, Rb = ((f - f.mean(0)).div((len(f) - 1) ** .5) for f in (a, b))
+    Ra, Rb = ((f - f.mean(0)).div((len(f) - 1) ** 0.5) for f in (a, b))
     Ra, Rb = (torch.linalg.qr(f, mode="r").R for f in (Ra, Rb))
-    spread = Ra.square().sum() + Rb.square().sum() - 2 * torch.linalg.svdvals(Rb @ Ra.mT).sum()
+    spread = (
+        Ra.square().sum()
+        + Rb.square().sum()
+        - 2 * torch.linalg.svdvals(Rb @ Ra.mT).sum()
+    )
     value = (a.mean(0) - b.mean(0)).square().sum() + spread
-    return Distance(max(0., value.item()), len(a), len(b), a.shape[1])
+    return Distance(max(0.0, value.item()), len(a), len(b), a.shape[1])
 
 # %% ../nbs/13_evaluate.ipynb #130021
-def energy_distance(a: Tensor,           # (n, d), n ≥ 2
-                    b: Tensor,           # (m, d), m ≥ 2
-                    chunk: int = 1024,   # rows of the distance matrix at a time
-                    ) -> Distance:       # unbiased, so it may fall below 0
+def energy_distance(
+    a: Tensor,  # (n, d), n ≥ 2
+    b: Tensor,  # (m, d), m ≥ 2
+    chunk: int = 1024,  # rows of the distance matrix at a time
+) -> Distance:  # unbiased, so it may fall below 0
     "The energy distance $2E|a-b| - E|a-a'| - E|b-b'|$, over pairs of different samples, in float64."
     a, b = _paired(a, b)
-    def total(u, v): return sum(torch.cdist(part, v, compute_mode="donot_use_mm_for_euclid_dist").sum().item() for part in u.split(chunk))
+
+    def total(u, v):
+        return sum(
+            torch.cdist(part, v, compute_mode="donot_use_mm_for_euclid_dist")
+            .sum()
+            .item()
+            for part in u.split(chunk)
+        )
+
     n, m = len(a), len(b)
-    value = 2 * total(a, b) / (n * m) - total(a, a) / (n * (n - 1)) - total(b, b) / (m * (m - 1))
+    value = (
+        2 * total(a, b) / (n * m)
+        - total(a, a) / (n * (n - 1))
+        - total(b, b) / (m * (m - 1))
+    )
     return Distance(value, n, m, a.shape[1])
 
 # %% ../nbs/13_evaluate.ipynb #130029
 class Classifier(nn.Module):
     "A compact convolutional classifier; what it computes just before the last layer serves as features."
-    def __init__(self,
-                 shape: tuple,       # (C, H, W) of an image
-                 classes: int = 10,  # how many
-                 width: int = 24,    # channels of the first layer; later ones have 2 and 3 times as many
-                 dim: int = 64):     # number of features
+
+    def __init__(
+        self,
+        shape: tuple,  # (C, H, W) of an image
+        classes: int = 10,  # how many
+        width: int = 24,  # channels of the first layer; later ones have 2 and 3 times as many
+        dim: int = 64,
+    ):  # number of features
         super().__init__()
-        require(len(shape) == 3 and min(shape[1:]) >= 8, f"got images of shape {tuple(shape)}, want (C, H ≥ 8, W ≥ 8)")
+        require(
+            len(shape) == 3 and min(shape[1:]) >= 8,
+            f"got images of shape {tuple(shape)}, want (C, H ≥ 8, W ≥ 8)",
+        )
         self.config = dict(shape=list(shape), classes=classes, width=width, dim=dim)
-        def block(i, o, stride): return nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
+
+        def block(i, o, stride):
+            return (
+                nn.Conv2d(i, o, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(o),
+                nn.ReLU(),
+            )
+
         w, first = width, 2 if min(shape[1:]) >= 16 else 1
-        self.body = nn.Sequential(*block(shape[0], w, first), *block(w, 2 * w, 2), *block(2 * w, 3 * w, 1), *block(3 * w, 3 * w, 2),
-                                  nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12 * w, dim), nn.ReLU())
+        self.body = nn.Sequential(
+            *block(shape[0], w, first),
+            *block(w, 2 * w, 2),
+            *block(2 * w, 3 * w, 1),
+            *block(3 * w, 3 * w, 2),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(12 * w, dim),
+            nn.ReLU(),
+        )
         self.head = nn.Linear(dim, classes)
 
     def features(self, x: Tensor) -> Tensor:
         "(n, C, H, W) images in [-1, 1] → (n, dim) features."
         want = self.config["shape"]
-        require(list(x.shape[1:]) == want, f"got images of shape {tuple(x.shape)}, want (n, {', '.join(map(str, want))})")
+        require(
+            list(x.shape[1:]) == want,
+            f"got images of shape {tuple(x.shape)}, want (n, {', '.join(map(str, want))})",
+        )
         return self.body(x)
 
-    def forward(self, x: Tensor) -> Tensor: return self.head(self.features(x))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
 
 # %% ../nbs/13_evaluate.ipynb #130032
-def train_classifier(x: Tensor,           # (n, C, H, W) in [-1, 1]
-                     labels: Tensor,      # (n,) int64 in [0, classes)
-                     classes: int = 10,   # how many
-                     epochs: int = 8,     # times that every image is seen
-                     seed: int = 0,       # of initial weights and order
-                     width: int = 24,     # see `Classifier`
-                     batch: int = 128,    # images per step
-                     lr: float = 4e-3,    # peak rate: rises over the first 30 % of the steps, then falls to 0
-                     ) -> Classifier:     # in evaluation mode, on the device of `x`
+def train_classifier(
+    x: Tensor,  # (n, C, H, W) in [-1, 1]
+    labels: Tensor,  # (n,) int64 in [0, classes)
+    classes: int = 10,  # how many
+    epochs: int = 8,  # times that every image is seen
+    seed: int = 0,  # of initial weights and order
+    width: int = 24,  # see `Classifier`
+    batch: int = 128,  # images per step
+    lr: float = 4e-3,  # peak rate: rises over the first 30 % of the steps, then falls to 0
+) -> Classifier:  # in evaluation mode, on the device of `x`
     "Train a classifier: AdamW, one cycle of the rate, a loop one can read."
     from tqdm.auto import tqdm
+
     g = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(tuple(x.shape[1:]), classes, width).to(x.device).train()
     steps = epochs * max(1, len(x) // batch)
-    opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=.02)
+    opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.02)
     rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
-    orders = (i for _ in range(epochs) for i in torch.randperm(len(x), generator=g).split(batch) if len(i) == min(batch, len(x)))
+    orders = (
+        i
+        for _ in range(epochs)
+        for i in torch.randperm(len(x), generator=g).split(batch)
+        if len(i) == min(batch, len(x))
+    )
     for i in tqdm(orders, total=steps, desc="classifier"):
         loss = F.cross_entropy(model(x[i]), labels[i])
         opt.zero_grad()
@@ -122,158 +188,290 @@ def train_classifier(x: Tensor,           # (n, C, H, W) in [-1, 1]
         rate.step()
     return model.eval()
 
-def accuracy(model: Classifier,  # in evaluation mode
-             x: Tensor,        # (n, C, H, W) in [-1, 1]
-             labels: Tensor,   # (n,) int64
-             ) -> float:       # in [0, 1]
+
+def accuracy(
+    model: Classifier,  # in evaluation mode
+    x: Tensor,  # (n, C, H, W) in [-1, 1]
+    labels: Tensor,  # (n,) int64
+) -> float:  # in [0, 1]
     "The share of images that are given their label."
-    with torch.no_grad(): guess = torch.cat([model(b).argmax(1) for b in x.split(512)])
+    with torch.no_grad():
+        guess = torch.cat([model(b).argmax(1) for b in x.split(512)])
     return (guess == labels).double().mean().item()
 
 # %% ../nbs/13_evaluate.ipynb #130036
 _FORMAT = "gud_nb classifier"
 
-def save_classifier(folder: Path | str,   # is made
-                    model: Classifier,    # its weights and its configuration are kept
-                    **facts,              # JSON values: data, seed, epochs, accuracy, n_test, …
-                    ) -> Path:            # the folder
+
+def save_classifier(
+    folder: Path | str,  # is made
+    model: Classifier,  # its weights and its configuration are kept
+    **facts,  # JSON values: data, seed, epochs, accuracy, n_test, …
+) -> Path:  # the folder
     "Write float16 weights as safetensors and all else as JSON."
     from safetensors.torch import save
+
     folder = Path(folder)
-    weights = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in model.state_dict().items()}
-    text = json.dumps({"format": _FORMAT, "config": model.config, **facts}, indent=2) + "\n"
+    weights = {
+        k: (v.half() if v.is_floating_point() else v).cpu().contiguous()
+        for k, v in model.state_dict().items()
+    }
+    text = (
+        json.dumps({"format": _FORMAT, "config": model.config, **facts}, indent=2)
+        + "\n"
+    )
     write_atomic(folder / "model.safetensors", lambda p: p.write_bytes(save(weights)))
     write_atomic(folder / "config.json", lambda p: p.write_text(text, encoding="utf-8"))
     return folder
 
-def load_classifier(folder: Path | str,   # what `save_classifier` wrote
-                    ) -> Classifier:      # float32, in evaluation mode, on the CPU
+
+def load_classifier(
+    folder: Path | str,  # what `save_classifier` wrote
+) -> Classifier:  # float32, in evaluation mode, on the CPU
     "Read a classifier back; nothing but JSON and safetensors is read."
     from safetensors.torch import load
+
     folder = Path(folder) if isinstance(folder, str) else folder
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    require(config.get("format") == _FORMAT, f"got the format {config.get('format')!r} in {folder}, want {_FORMAT!r}")
+    require(
+        config.get("format") == _FORMAT,
+        f"got the format {config.get('format')!r} in {folder}, want {_FORMAT!r}",
+    )
     model = Classifier(**config["config"])
     weights = load((folder / "model.safetensors").read_bytes())
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+    model.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    )
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/13_evaluate.ipynb #130039
-def feature_extractor(name: str,         # "digits" or "fashion_mnist"
-                      batch: int = 512,  # images at a time
-                      ):                 # a function (n, C, H, W) in [-1, 1] → (n, 64), on the device of its argument
+def feature_extractor(
+    name: str,  # "digits" or "fashion_mnist"
+    batch: int = 512,  # images at a time
+):  # a function (n, C, H, W) in [-1, 1] → (n, 64), on the device of its argument
     "The features of a classifier that ships with the package."
     root = files("gud_nb") / "weights"
-    known = sorted(p.name.removesuffix("-classifier").replace("-", "_") for p in root.iterdir() if p.name.endswith("-classifier"))
-    require(name in known, f"got {name!r}, want one of: {', '.join(known)}; for other images use train_classifier(…).features")
+    known = sorted(
+        p.name.removesuffix("-classifier").replace("-", "_")
+        for p in root.iterdir()
+        if p.name.endswith("-classifier")
+    )
+    require(
+        name in known,
+        f"got {name!r}, want one of: {', '.join(known)}; for other images use train_classifier(…).features",
+    )
     model = load_classifier(root / f"{name.replace('_', '-')}-classifier")
+
     @torch.no_grad()
     def features(x: Tensor) -> Tensor:
         model.to(x.device)
         return torch.cat([model.features(b.float()) for b in x.split(batch)])
+
     return features
 
 # %% ../nbs/13_evaluate.ipynb #130045
-def fitted_gaussian(x: Tensor,   # (m, C, H, W) images
-                    n: int,      # samples wanted
-                    generator: torch.Generator,  # of the noise
-                    ) -> Tensor: # (n, C, H, W), like `x`; not clipped
+def fitted_gaussian(
+    x: Tensor,  # (m, C, H, W) images
+    n: int,  # samples wanted
+    generator: torch.Generator,  # of the noise
+) -> Tensor:  # (n, C, H, W), like `x`; not clipped
     "Samples of a Gaussian with the mean and the full covariance of the images."
     mean, cov = moments(x)
     values, vectors = torch.linalg.eigh(cov)
-    noise = torch.randn(n, len(mean), generator=generator, dtype=torch.float64, device=generator.device).to(mean.device)
-    return (mean + noise @ (vectors * values.clamp(min=0).sqrt()).mT).reshape(n, *x.shape[1:]).to(x)
+    noise = torch.randn(
+        n, len(mean), generator=generator, dtype=torch.float64, device=generator.device
+    ).to(mean.device)
+    return (
+        (mean + noise @ (vectors * values.clamp(min=0).sqrt()).mT)
+        .reshape(n, *x.shape[1:])
+        .to(x)
+    )
 
 # %% ../nbs/13_evaluate.ipynb #130048
-def markdown_table(rows: list[dict],    # a dict per row; columns in order of first appearance
-                   headers: dict = {},  # other titles for columns, by key
-                   figures: int = 3,    # significant figures of plain numbers
-                   ) -> str:
+def markdown_table(
+    rows: list[dict],  # a dict per row; columns in order of first appearance
+    headers: dict = {},  # other titles for columns, by key
+    figures: int = 3,  # significant figures of plain numbers
+) -> str:
     "Rows as a Markdown table; what a row lacks is a dash."
     require(len(rows) > 0, "got no rows, want at least one")
     keys = list(dict.fromkeys(k for row in rows for k in row))
-    def plain(v): return f"{v:.{figures}g}" if isinstance(v, float) else "–" if v is None else str(v)
-    def text(v): return plain(v).replace("|", "\\|").replace("\n", " ")
-    lines = [[str(headers.get(k, k)) for k in keys], ["---"] * len(keys)] + [[text(row.get(k)) for k in keys] for row in rows]
+
+    def plain(v):
+        return (
+            f"{v:.{figures}g}" if isinstance(v, float) else "–" if v is None else str(v)
+        )
+
+    def text(v):
+        return plain(v).replace("|", "\\|").replace("\n", " ")
+
+    lines = [[str(headers.get(k, k)) for k in keys], ["---"] * len(keys)] + [
+        [text(row.get(k)) for k in keys] for row in rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 # %% ../nbs/13_evaluate.ipynb #130052
-def measure(name: str,           # of the candidate
-            found: Tensor,       # (n, d) features of its samples
-            reference: Tensor,   # (m, d) features of real images
-            most: int = 5000,    # of these, evenly taken, for the energy distance
-            ) -> dict:           # sample, frechet, energy
+def measure(
+    name: str,  # of the candidate
+    found: Tensor,  # (n, d) features of its samples
+    reference: Tensor,  # (m, d) features of real images
+    most: int = 5000,  # of these, evenly taken, for the energy distance
+) -> dict:  # sample, frechet, energy
     "One row of a table of results."
-    few = reference[::-(-len(reference) // most)]
-    return dict(sample=name, frechet=frechet_distance(found, reference), energy=energy_distance(found, few))
+    few = reference[:: -(-len(reference) // most)]
+    return dict(
+        sample=name,
+        frechet=frechet_distance(found, reference),
+        energy=energy_distance(found, few),
+    )
 
-def calibrate(features: Callable,    # (n, C, H, W) → (n, d), e.g. from `feature_extractor`
-              held_out: Tensor,      # (n, C, H, W) real images in [-1, 1]
-              reference: Tensor,     # (m, C, H, W) other real images
-              generator: torch.Generator,  # of all three kinds of noise
-              static: float = .05,   # standard deviation of the trace of noise
-              ) -> list[dict]:       # rows as `measure` makes them, from best to worst
+
+def calibrate(
+    features: Callable,  # (n, C, H, W) → (n, d), e.g. from `feature_extractor`
+    held_out: Tensor,  # (n, C, H, W) real images in [-1, 1]
+    reference: Tensor,  # (m, C, H, W) other real images
+    generator: torch.Generator,  # of all three kinds of noise
+    static: float = 0.05,  # standard deviation of the trace of noise
+) -> list[dict]:  # rows as `measure` makes them, from best to worst
     "What candidates of known quality score, each with as many samples as there are held-out images."
-    noise = torch.randn(2, *held_out.shape, generator=generator, device=generator.device).to(held_out)
-    candidates = {"real, held out": held_out, f"real + noise of {static:g}": held_out + static * noise[0],
-                  "Gaussian fitted to the data": fitted_gaussian(reference, len(held_out), generator), "noise": noise[1]}
+    noise = torch.randn(
+        2, *held_out.shape, generator=generator, device=generator.device
+    ).to(held_out)
+    candidates = {
+        "real, held out": held_out,
+        f"real + noise of {static:g}": held_out + static * noise[0],
+        "Gaussian fitted to the data": fitted_gaussian(
+            reference, len(held_out), generator
+        ),
+        "noise": noise[1],
+    }
     real = features(reference)
     return [measure(name, features(x), real) for name, x in candidates.items()]
 
 # %% ../nbs/13_evaluate.ipynb #130067
-def power_spectrum(x: Tensor,   # (n, C, H, W)
-                   ) -> tuple[Tensor, Tensor, Tensor]:  # per ring: frequency in cycles per pixel, power, size; float64, on the CPU
+def power_spectrum(
+    x: Tensor,  # (n, C, H, W)
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # per ring: frequency in cycles per pixel, power, size; float64, on the CPU
     "The mean square of orthonormal cosine coefficients, over images, channels and rings of equal frequency."
-    require(x.ndim == 4 and len(x) > 0, f"got shape {tuple(x.shape)}, want (n ≥ 1, C, H, W)")
+    require(
+        x.ndim == 4 and len(x) > 0, f"got shape {tuple(x.shape)}, want (n ≥ 1, C, H, W)"
+    )
     H, W = x.shape[-2:]
     dct = DCT(tuple(x.shape[1:]))
-    power = sum(dct(part.detach().cpu().double()).square().sum((0, 1)) for part in x.split(4096)) / (len(x) * x.shape[1])
-    ring = (torch.hypot(torch.arange(H)[:, None] / H, torch.arange(W) / W) * max(H, W)).round().long().flatten()
+    power = sum(
+        dct(part.detach().cpu().double()).square().sum((0, 1)) for part in x.split(4096)
+    ) / (len(x) * x.shape[1])
+    ring = (
+        (torch.hypot(torch.arange(H)[:, None] / H, torch.arange(W) / W) * max(H, W))
+        .round()
+        .long()
+        .flatten()
+    )
     size = ring.bincount()
     there = size > 0
-    total = torch.zeros(len(size), dtype=torch.float64).index_add(0, ring, power.flatten())
-    return torch.arange(len(size))[there].double() / (2 * max(H, W)), total[there] / size[there], size[there]
+    total = torch.zeros(len(size), dtype=torch.float64).index_add(
+        0, ring, power.flatten()
+    )
+    return (
+        torch.arange(len(size))[there].double() / (2 * max(H, W)),
+        total[there] / size[there],
+        size[there],
+    )
 
-def spectrum_error(x: Tensor,      # (n, C, H, W)
-                   other: Tensor,  # (m, C, H, W)
-                   ) -> Distance:   # counts rings
+
+def spectrum_error(
+    x: Tensor,  # (n, C, H, W)
+    other: Tensor,  # (m, C, H, W)
+) -> Distance:  # counts rings
     "The root mean square, over rings, of the logarithm of the ratio of two power spectra: about the relative error, where it is small."
-    require(x.shape[1:] == other.shape[1:], f"got images of shapes {tuple(x.shape[1:])} and {tuple(other.shape[1:])}, want the same")
+    require(
+        x.shape[1:] == other.shape[1:],
+        f"got images of shapes {tuple(x.shape[1:])} and {tuple(other.shape[1:])}, want the same",
+    )
     p, q = power_spectrum(x)[1], power_spectrum(other)[1]
-    good = all(v.isfinite().all() and v.min() > 1e-24 * v.max() for v in (p, q))     # rounding leaves 1e-32
-    require(good, "a ring has power 0, or one that is not finite: the images are constant, or blown out; look at them")
-    return Distance((p / q).log().square().mean().sqrt().item(), len(x), len(other), len(p), "rings")
+    good = all(
+        v.isfinite().all() and v.min() > 1e-24 * v.max() for v in (p, q)
+    )  # rounding leaves 1e-32
+    require(
+        good,
+        "a ring has power 0, or one that is not finite: the images are constant, or blown out; look at them",
+    )
+    return Distance(
+        (p / q).log().square().mean().sqrt().item(), len(x), len(other), len(p), "rings"
+    )
 
 # %% ../nbs/13_evaluate.ipynb #130074
-def film_strip(frames: Tensor | list | dict,    # (steps, n, C, H, W), a list of (n, C, H, W), or a dict of blocks of rows, images first
-               times: list | Tensor | None = None, # (steps,) printed above the columns
-               rows: int = 4,                   # images shown, at most
-               title: str | None = None,        # above all
-               scale: float = .55,              # inches per image
-               ):                               # a matplotlib figure
+def film_strip(
+    frames: Tensor
+    | list
+    | dict,  # (steps, n, C, H, W), a list of (n, C, H, W), or a dict of blocks of rows, images first
+    times: list | Tensor | None = None,  # (steps,) printed above the columns
+    rows: int = 4,  # images shown, at most
+    title: str | None = None,  # above all
+    scale: float = 0.55,  # inches per image
+):  # a matplotlib figure
     "Images through time: a row for each image, a column for each time, a block of rows for each part of the state."
     import matplotlib.pyplot as plt
+
     blocks = frames if isinstance(frames, dict) else {"": frames}
-    blocks = {k: torch.stack([f.detach().float().cpu().nan_to_num(0.) for f in v])[:, :rows] for k, v in blocks.items() if len(v)}
+    blocks = {
+        k: torch.stack([f.detach().float().cpu().nan_to_num(0.0) for f in v])[:, :rows]
+        for k, v in blocks.items()
+        if len(v)
+    }
     shapes = {k: tuple(v.shape) for k, v in blocks.items()}
-    require(len(set(shapes.values())) == 1 and len(min(shapes.values())) == 5,
-            f"got frames of shapes {list(shapes.values())}, want blocks of one shape (steps ≥ 1, n, C, H, W)")
+    require(
+        len(set(shapes.values())) == 1 and len(min(shapes.values())) == 5,
+        f"got frames of shapes {list(shapes.values())}, want blocks of one shape (steps ≥ 1, n, C, H, W)",
+    )
     steps, n, _, H, W = min(shapes.values())
-    require(times is None or len(times) == steps, f"got {0 if times is None else len(times)} times for {steps} steps, want one each")
-    gap, reach = max(1, W // 14), {k: 1. if i == 0 else _robust(v) for i, (k, v) in enumerate(blocks.items())}
-    width, height, top = steps * scale * W / H + .4, n * scale * len(blocks), .25 + .25 * (title is not None)
-    fig, axes = plt.subplots(len(blocks), figsize=(width, height + top), dpi=80, squeeze=False, layout="constrained")
+    require(
+        times is None or len(times) == steps,
+        f"got {0 if times is None else len(times)} times for {steps} steps, want one each",
+    )
+    gap, reach = (
+        max(1, W // 14),
+        {k: 1.0 if i == 0 else _robust(v) for i, (k, v) in enumerate(blocks.items())},
+    )
+    width, height, top = (
+        steps * scale * W / H + 0.4,
+        n * scale * len(blocks),
+        0.25 + 0.25 * (title is not None),
+    )
+    fig, axes = plt.subplots(
+        len(blocks),
+        figsize=(width, height + top),
+        dpi=80,
+        squeeze=False,
+        layout="constrained",
+    )
     for ax, (k, v) in zip(axes[:, 0], blocks.items()):
-        ax.imshow(image_grid((v / reach[k]).transpose(0, 1).flatten(0, 1), steps, gap).numpy(), interpolation="nearest")
+        ax.imshow(
+            image_grid(
+                (v / reach[k]).transpose(0, 1).flatten(0, 1), steps, gap
+            ).numpy(),
+            interpolation="nearest",
+        )
         ax.set_ylabel(k if ax is axes[0, 0] else f"{k} (±{reach[k]:.2g})", fontsize=8)
-        ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
     if times is not None:
-        axes[0, 0].set_xticks([i * (W + gap) + (W - 1) / 2 for i in range(steps)], [f"{float(t):.3g}" for t in times], fontsize=8)
-        axes[0, 0].tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
-    if title: fig.suptitle(title, fontsize=10)
+        axes[0, 0].set_xticks(
+            [i * (W + gap) + (W - 1) / 2 for i in range(steps)],
+            [f"{float(t):.3g}" for t in times],
+            fontsize=8,
+        )
+        axes[0, 0].tick_params(
+            top=True, labeltop=True, bottom=False, labelbottom=False, length=0
+        )
+    if title:
+        fig.suptitle(title, fontsize=10)
     return fig
+
 
 def _robust(v: Tensor) -> float:
     "The size that 99 % of the values stay below; 1 where all are 0."
-    size = v.abs().flatten().sort().values[int(.99 * (v.numel() - 1))].item()
-    return size if size > 0 else 1.
+    size = v.abs().flatten().sort().values[int(0.99 * (v.numel() - 1))].item()
+    return size if size > 0 else 1.0

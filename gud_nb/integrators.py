@@ -22,7 +22,8 @@ from .transition import covariance, phi, scale_tril, tril_inverse
 
 # %% ../nbs/08b_integrators.ipynb #080007
 _points, _shares = (torch.as_tensor(v) / 2 for v in np.polynomial.legendre.leggauss(10))
-_points = _points + .5                                                       # on [0, 1]
+_points = _points + 0.5  # on [0, 1]
+
 
 def _between(diffusion: LinearDiffusion, z: Tensor, t: Tensor, s: Tensor):
     "Gauss points u between t and s, spread in log time, their weights in u and in the clock, and a state of so many rows."
@@ -31,19 +32,31 @@ def _between(diffusion: LinearDiffusion, z: Tensor, t: Tensor, s: Tensor):
     du = u * ratio * _shares.to(t)
     return u, after_batch(du, z.ndim - 1) * diffusion.beta(u, rows), rows
 
+
 def _differences(past: list, gone: list | None) -> tuple[list, list]:
     "Which points count, and the differences between those that do (1 elsewhere)."
     gone = gone or [torch.zeros_like(p, dtype=torch.bool) for p in past]
-    return gone, [[torch.where(gone[i] | gone[j], 1., p - q) for i, q in enumerate(past)] for j, p in enumerate(past)]
+    return gone, [
+        [torch.where(gone[i] | gone[j], 1.0, p - q) for i, q in enumerate(past)]
+        for j, p in enumerate(past)
+    ]
+
 
 def _lagrange(x: Tensor, past: list, gone: list | None = None) -> list:
     "Lagrange's basis polynomials at x through the points `past`, but for those that are `gone`."
     gone, gap = _differences(past, gone)
     out = []
     for j in range(len(past)):
-        terms = [torch.where(gone[i], 1., (x - q) / gap[j][i]) for i, q in enumerate(past) if i != j]
-        out.append((torch.stack(terms).prod(0) if terms else torch.ones_like(x)) * ~gone[j])
+        terms = [
+            torch.where(gone[i], 1.0, (x - q) / gap[j][i])
+            for i, q in enumerate(past)
+            if i != j
+        ]
+        out.append(
+            (torch.stack(terms).prod(0) if terms else torch.ones_like(x)) * ~gone[j]
+        )
     return out
+
 
 def _lagrange_slope(x: Tensor, past: list, gone: list | None = None) -> list:
     "Their derivatives."
@@ -51,18 +64,28 @@ def _lagrange_slope(x: Tensor, past: list, gone: list | None = None) -> list:
     out = [torch.zeros_like(x) for _ in past]
     for j in range(len(past)):
         for i in range(len(past)):
-            if i == j: continue
-            rest = [torch.where(gone[m], 1., (x - r) / gap[j][m]) for m, r in enumerate(past) if m not in (i, j)]
-            out[j] = out[j] + torch.stack(rest + [torch.ones_like(x)]).prod(0) / gap[j][i] * ~(gone[i] | gone[j])
+            if i == j:
+                continue
+            rest = [
+                torch.where(gone[m], 1.0, (x - r) / gap[j][m])
+                for m, r in enumerate(past)
+                if m not in (i, j)
+            ]
+            out[j] = out[j] + torch.stack(rest + [torch.ones_like(x)]).prod(0) / gap[j][
+                i
+            ] * ~(gone[i] | gone[j])
     return out
 
 # %% ../nbs/08b_integrators.ipynb #080008
 class DPMSolver:
     "Exponential multistep of the data prediction (DPM-Solver++, Lu et al. 2022), for any recipe and clock: one evaluation, order `order`."
+
     noises = 0
 
-    def __init__(self, order: int = 2,    # values remembered: 1 is DDIM
-                 ):
+    def __init__(
+        self,
+        order: int = 2,  # values remembered: 1 is DDIM
+    ):
         require(order in (1, 2, 3), f"want an order of 1, 2 or 3: got {order}")
         self.order, self.past, self.extra = order, [], int(order == 3)
 
@@ -70,20 +93,40 @@ class DPMSolver:
         "A copy without a past."
         return type(self)(self.order)
 
-    def __call__(self, diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        diffusion: LinearDiffusion,
+        score,
+        z: Tensor,
+        t,
+        s,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         known, now = self.past, score(z, t)
-        self.past = [(t, score_to_data(diffusion, z, now, t))] + known[:self.order - 1]
-        if self.order == 3 and not known: return self._first(diffusion, score, z, t, s, now)
+        self.past = [(t, score_to_data(diffusion, z, now, t))] + known[: self.order - 1]
+        if self.order == 3 and not known:
+            return self._first(diffusion, score, z, t, s, now)
         times = [u for u, _ in self.past] + [s]
+
         def data_weights():
             here, there = diffusion.frame(t, z), diffusion.frame(s, z)
-            return there.T @ here.inverse, *(act(there.T, c) for c in _data_weights(diffusion, z, *times))
-        A, *weights = diffusion.once(data_weights, z, *times)
-        return sum((c.to(z) * chi[..., None] for c, (_, chi) in zip(weights, self.past)), act(A, z))
+            return there.T @ here.inverse, *(
+                act(there.T, c) for c in _data_weights(diffusion, z, *times)
+            )
 
-    def _first(self, diffusion: LinearDiffusion, score, z: Tensor, t, s, now: Tensor) -> Tensor:
+        A, *weights = diffusion.once(data_weights, z, *times)
+        return sum(
+            (c.to(z) * chi[..., None] for c, (_, chi) in zip(weights, self.past)),
+            act(A, z),
+        )
+
+    def _first(
+        self, diffusion: LinearDiffusion, score, z: Tensor, t, s, now: Tensor
+    ) -> Tensor:
         "The first step of a method of order 3: one more evaluation, or its error would remain."
-        return exponential_heun(diffusion, lambda y, u: now if y is z else score(y, u), z, t, s)
+        return exponential_heun(
+            diffusion, lambda y, u: now if y is z else score(y, u), z, t, s
+        )
 
 # %% ../nbs/08b_integrators.ipynb #080009
 def _data_weights(diffusion: LinearDiffusion, z: Tensor, *times) -> list:
@@ -91,20 +134,28 @@ def _data_weights(diffusion: LinearDiffusion, z: Tensor, *times) -> list:
     *past, s = times
     frames = [diffusion.frame(u, z) for u in past]
     end, lam = diffusion.frame(s, z), [f.w.norm(dim=-1).log() for f in frames]
-    if len(past) == 1: return [end.w - frames[0].w]
+    if len(past) == 1:
+        return [end.w - frames[0].w]
     last = end.w.norm(dim=-1).log()
-    gone = [torch.zeros_like(last, dtype=torch.bool)] + [(p - q).abs() <= .1 * (last - lam[0]).abs() for p, q in zip(lam, lam[1:])]
-    if diffusion.k == 1:                                                                                # w = e^λ
+    gone = [torch.zeros_like(last, dtype=torch.bool)] + [
+        (p - q).abs() <= 0.1 * (last - lam[0]).abs() for p, q in zip(lam, lam[1:])
+    ]
+    if diffusion.k == 1:  # w = e^λ
         x = lam[0] + (last - lam[0]) * after_batch(_points.to(last), last.ndim + 1)
         dw = (last - lam[0]) * after_batch(_shares.to(last), last.ndim + 1) * x.exp()
         return [(ell * dw).sum(0)[..., None] for ell in _lagrange(x, lam, gone)]
     out = [end.w * ell[..., None] for ell in _lagrange(last, lam, gone)]
     out[0] = out[0] - frames[0].w
-    u, dB, rows = _between(diffusion, z, as_time(past[0], z.device), as_time(s, z.device))
+    u, dB, rows = _between(
+        diffusion, z, as_time(past[0], z.device), as_time(s, z.device)
+    )
     f, G = diffusion.frame(u, rows), diffusion.on(z).G
     snr = f.w.square().sum(-1)
-    slope = -act(G.mT @ f.inverse.mT, f.w).square().sum(-1) / (2 * snr) * dB                             # dλ
-    return [c - ((d * slope)[..., None] * f.w).sum(0, keepdim=True) for c, d in zip(out, _lagrange_slope(snr.log() / 2, lam, gone))]
+    slope = -act(G.mT @ f.inverse.mT, f.w).square().sum(-1) / (2 * snr) * dB  # dλ
+    return [
+        c - ((d * slope)[..., None] * f.w).sum(0, keepdim=True)
+        for c, d in zip(out, _lagrange_slope(snr.log() / 2, lam, gone))
+    ]
 
 # %% ../nbs/08b_integrators.ipynb #080014
 def _spin(diffusion: LinearDiffusion, z: Tensor, u: Tensor) -> Tensor:
@@ -113,16 +164,25 @@ def _spin(diffusion: LinearDiffusion, z: Tensor, u: Tensor) -> Tensor:
     above = (f.inverse @ r.A @ f.T + f.inverse @ r.D @ f.inverse.mT).triu(1) / 2
     return (above - above.mT) * diffusion.beta(u, z)[..., None, None]
 
+
 def _turns(diffusion: LinearDiffusion, z: Tensor, times: Tensor) -> list:
     "The rotations from times[0] to each of the others, by Magnus steps of order 4 in log time."
     k, n = diffusion.k, len(times) - 1
     O = [torch.eye(k, dtype=torch.float64, device=z.device)]
-    if k == 1: return O * n
+    if k == 1:
+        return O * n
     step = (times[1:] / times[:-1]).log()
-    u = torch.cat([times[:-1] * torch.exp(step * c) for c in (.5 - 3 ** .5 / 6, .5 + 3 ** .5 / 6)])
-    K, L = (_spin(diffusion, z[:1].expand(2 * n, *z.shape[1:]), u) * after_batch(u * step.repeat(2), z.ndim + 1)).split(n)
-    for turn in torch.linalg.matrix_exp((K + L) / 2 + 3 ** .5 / 12 * (L @ K - K @ L)): O.append(turn @ O[-1])
+    u = torch.cat(
+        [times[:-1] * torch.exp(step * c) for c in (0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6)]
+    )
+    K, L = (
+        _spin(diffusion, z[:1].expand(2 * n, *z.shape[1:]), u)
+        * after_batch(u * step.repeat(2), z.ndim + 1)
+    ).split(n)
+    for turn in torch.linalg.matrix_exp((K + L) / 2 + 3**0.5 / 12 * (L @ K - K @ L)):
+        O.append(turn @ O[-1])
     return O[1:]
+
 
 def _noise_weights(diffusion: LinearDiffusion, z: Tensor, *times) -> list:
     "Propagator and, for each past time, the integral of the flow against its polynomial; the last entry is the rotation over the step."
@@ -131,24 +191,51 @@ def _noise_weights(diffusion: LinearDiffusion, z: Tensor, *times) -> list:
     u, dB, rows = _between(diffusion, z, past[0], s)
     *turns, whole = _turns(diffusion, z, torch.cat([past[0][None], u, s[None]]))
     back = lambda B: torch.linalg.matrix_exp(-r.A * (B - Bs)[..., None, None] / 2)
-    flow = back(diffusion.clock(u, rows)) @ r.D @ diffusion.frame(u, rows).inverse.mT @ torch.stack(turns).reshape(len(u), *turns[0].shape[-z.ndim - 1:] if turns[0].ndim > 2 else (*[1] * (z.ndim - 2), r.k, r.k))
+    flow = (
+        back(diffusion.clock(u, rows))
+        @ r.D
+        @ diffusion.frame(u, rows).inverse.mT
+        @ torch.stack(turns).reshape(
+            len(u),
+            *turns[0].shape[-z.ndim - 1 :]
+            if turns[0].ndim > 2
+            else (*[1] * (z.ndim - 2), r.k, r.k),
+        )
+    )
     flow = flow * (dB / 2)[..., None, None]
-    weights = [(flow * after_batch(ell, flow.ndim)).sum(0, keepdim=True) for ell in _lagrange(u.log(), logs)]
+    weights = [
+        (flow * after_batch(ell, flow.ndim)).sum(0, keepdim=True)
+        for ell in _lagrange(u.log(), logs)
+    ]
     return [back(diffusion.clock(past[0], z)), *weights, whole]
 
 # %% ../nbs/08b_integrators.ipynb #080016
 class DEIS(DPMSolver):
     "Exponential multistep of the predicted noise (DEIS; for k ≥ 2 gDDIM, Zhang et al. 2023), for any recipe and clock: one evaluation."
 
-    def __call__(self, diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        diffusion: LinearDiffusion,
+        score,
+        z: Tensor,
+        t,
+        s,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         eps, known = -act(diffusion.frame(t, z).T.mT, score(z, t)), self.past
-        self.past = [(t, eps)] + known[:self.order - 1]
+        self.past = [(t, eps)] + known[: self.order - 1]
         times = [u for u, _ in self.past] + [s]
-        def noise_weights(): return _noise_weights(diffusion, z, *times)
+
+        def noise_weights():
+            return _noise_weights(diffusion, z, *times)
+
         ahead, *weights, turned = diffusion.once(noise_weights, z, *times)
         out = act(ahead, z)
-        for c, (_, e) in zip(weights, self.past): out = out + act(c, e)
-        if self.order == 3 and not known:                                        # the first step: out is a try, the noise there is looked at
+        for c, (_, e) in zip(weights, self.past):
+            out = out + act(c, e)
+        if (
+            self.order == 3 and not known
+        ):  # the first step: out is a try, the noise there is looked at
             later = -act(turned.mT, act(diffusion.frame(s, z).T.mT, score(out, s)))
             ahead, a, b, _ = _noise_weights(diffusion, z, t, s, s)
             out = act(ahead, z) + act(a, eps) + act(b, later)
@@ -156,139 +243,288 @@ class DEIS(DPMSolver):
         return out
 
 # %% ../nbs/08b_integrators.ipynb #080020
-def ancestral(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor) -> Tensor:
+def ancestral(
+    diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor
+) -> Tensor:
     "Exact transition given the data prediction (DDPM, in phase space too): one evaluation, weak order 1."
+
     def posterior():
         here, there, r = diffusion.frame(t, z), diffusion.frame(s, z), diffusion.on(z)
         B = diffusion.clock(t, z) - diffusion.clock(s, z)
-        rests = (B <= 0)[..., None, None]                                      # a clock that stands still: the state stays as it is
-        inverse = tril_inverse(scale_tril(r, torch.where(B > 0, B, 1.)))
-        X = inverse @ phi(r, torch.where(B > 0, B, 1.)) @ there.T
-        root = tril_inverse(torch.linalg.cholesky(torch.eye(r.k, dtype=X.dtype, device=X.device) + X.mT @ X))
-        gain = there.T @ root.mT @ root @ X.mT @ inverse                       # of what z shows beyond the prediction
+        rests = (B <= 0)[
+            ..., None, None
+        ]  # a clock that stands still: the state stays as it is
+        inverse = tril_inverse(scale_tril(r, torch.where(B > 0, B, 1.0)))
+        X = inverse @ phi(r, torch.where(B > 0, B, 1.0)) @ there.T
+        root = tril_inverse(
+            torch.linalg.cholesky(
+                torch.eye(r.k, dtype=X.dtype, device=X.device) + X.mT @ X
+            )
+        )
+        gain = (
+            there.T @ root.mT @ root @ X.mT @ inverse
+        )  # of what z shows beyond the prediction
         gain = torch.where(rests, there.T @ here.inverse, gain)
-        return gain, act(there.T, there.w) - act(gain @ here.T, here.w), torch.where(rests, 0., there.T @ root.mT)
+        return (
+            gain,
+            act(there.T, there.w) - act(gain @ here.T, here.w),
+            torch.where(rests, 0.0, there.T @ root.mT),
+        )
+
     gain, point, spread = diffusion.once(posterior, z, t, s)
     chi = score_to_data(diffusion, z, score(z, t), t)[..., None]
     return act(gain, z) + point.to(z) * chi + act(spread, noise)
 
+
 ancestral.noises = 1
 
 # %% ../nbs/08b_integrators.ipynb #080023
-def predictor_corrector(predictor,            # any step without a memory
-                        size: float = .1,     # Langevin time δ of a correction, as a share of the step in log |w|
-                        corrections: int = 1, # how many
-                        ):
+def predictor_corrector(
+    predictor,  # any step without a memory
+    size: float = 0.1,  # Langevin time δ of a correction, as a share of the step in log |w|
+    corrections: int = 1,  # how many
+):
     "The predictor's step, then Langevin corrections at the time it reached (Song et al. 2021): one evaluation more for each correction."
-    require(size > 0 and corrections >= 1, f"want size > 0 and at least one correction: got {size}, {corrections}")
+    require(
+        size > 0 and corrections >= 1,
+        f"want size > 0 and at least one correction: got {size}, {corrections}",
+    )
     own = getattr(predictor, "noises", 1)
 
-    def step(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor) -> Tensor:
-        if own + corrections == 1: noise = noise[None]
-        z = predictor(diffusion, score, z, t, s, None if own == 0 else noise[0] if own == 1 else noise[:own])
+    def step(
+        diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor
+    ) -> Tensor:
+        if own + corrections == 1:
+            noise = noise[None]
+        z = predictor(
+            diffusion,
+            score,
+            z,
+            t,
+            s,
+            None if own == 0 else noise[0] if own == 1 else noise[:own],
+        )
         here, there = diffusion.frame(t, z), diffusion.frame(s, z)
-        decay = (here.w.norm(dim=-1, keepdim=True) / there.w.norm(dim=-1, keepdim=True)) ** size       # e^-δ
+        decay = (
+            here.w.norm(dim=-1, keepdim=True) / there.w.norm(dim=-1, keepdim=True)
+        ) ** size  # e^-δ
         for xi in noise[own:]:
-            y = act(there.inverse, z) + (1 - decay).to(z) * act(there.T.mT, score(z, s)) + (1 - decay ** 2).sqrt().to(z) * xi
+            y = (
+                act(there.inverse, z)
+                + (1 - decay).to(z) * act(there.T.mT, score(z, s))
+                + (1 - decay**2).sqrt().to(z) * xi
+            )
             z = act(there.T, y)
         return z
 
-    step.noises, step.evaluations = own + corrections, getattr(predictor, "evaluations", 1) + corrections
-    step.__name__ = f"{getattr(predictor, '__name__', 'step')} + {corrections} corrections"
+    step.noises, step.evaluations = (
+        own + corrections,
+        getattr(predictor, "evaluations", 1) + corrections,
+    )
+    step.__name__ = (
+        f"{getattr(predictor, '__name__', 'step')} + {corrections} corrections"
+    )
     return step
 
 # %% ../nbs/08b_integrators.ipynb #080027
 class Splitting:
     "A splitting step (Pandey, Rudolph & Mandt 2024) spelled by its letters: A position, B the other phases, O noise."
 
-    def __init__(self, word: str,              # such as "BA", "BAB", "OBA", "BAO", "OBAB"
-                 reduced: bool = True,         # share score evaluations between neighbouring letters
-                 lambda_s: float = 1.,         # factor on the position's noise; only 1 keeps the right limit
-                 ):
-        require(bool(word) and set(word) <= set("ABO") and {"A", "B"} <= set(word), f"want a word of A, B and O with both A and B: got {word!r}")
-        self.word, self.lambda_s, self.noises, self._calm = word, lambda_s, word.count("O"), (None, None)
-        kicks = [i for i, c in enumerate(word) if c != "O"]                      # letters that need a score
-        again = [i for i in kicks[1:] if word[i] in word[:i]]                    # the second half of a letter
+    def __init__(
+        self,
+        word: str,  # such as "BA", "BAB", "OBA", "BAO", "OBAB"
+        reduced: bool = True,  # share score evaluations between neighbouring letters
+        lambda_s: float = 1.0,  # factor on the position's noise; only 1 keeps the right limit
+    ):
+        require(
+            bool(word) and set(word) <= set("ABO") and {"A", "B"} <= set(word),
+            f"want a word of A, B and O with both A and B: got {word!r}",
+        )
+        self.word, self.lambda_s, self.noises, self._calm = (
+            word,
+            lambda_s,
+            word.count("O"),
+            (None, None),
+        )
+        kicks = [i for i, c in enumerate(word) if c != "O"]  # letters that need a score
+        again = [
+            i for i in kicks[1:] if word[i] in word[:i]
+        ]  # the second half of a letter
         self.fresh = {kicks[0], *again} if reduced else set(kicks)
-        self.late = set(again) if reduced else set()                             # evaluated at the end time
+        self.late = set(again) if reduced else set()  # evaluated at the end time
         self.evaluations = len(self.fresh)
 
-    def __call__(self, diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
-        require(diffusion.k > 1, "a splitting needs a momentum to take turns with: got a recipe of one phase")
-        B, draws = diffusion.clock(t, z) - diffusion.clock(s, z), iter([noise] if self.noises == 1 else noise if self.noises else [])
+    def __call__(
+        self,
+        diffusion: LinearDiffusion,
+        score,
+        z: Tensor,
+        t,
+        s,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        require(
+            diffusion.k > 1,
+            "a splitting needs a momentum to take turns with: got a recipe of one phase",
+        )
+        B, draws = (
+            diffusion.clock(t, z) - diffusion.clock(s, z),
+            iter([noise] if self.noises == 1 else noise if self.noises else []),
+        )
         for i, letter in enumerate(self.word):
             h = B / self.word.count(letter)
-            if letter == "O": z = self._mix(diffusion, z, h, next(draws)); continue
-            if i in self.fresh: now = score(z, s if i in self.late else t)
+            if letter == "O":
+                z = self._mix(diffusion, z, h, next(draws))
+                continue
+            if i in self.fresh:
+                now = score(z, s if i in self.late else t)
             kick = self._velocity(diffusion.on(z), z, now) * h[..., None].to(z)
-            z = torch.cat([z[..., :1] + kick[..., :1], z[..., 1:]] if letter == "A" else [z[..., :1], z[..., 1:] + kick[..., 1:]], -1)
+            z = torch.cat(
+                [z[..., :1] + kick[..., :1], z[..., 1:]]
+                if letter == "A"
+                else [z[..., :1], z[..., 1:] + kick[..., 1:]],
+                -1,
+            )
         return z
 
     def _velocity(self, r: Recipe, z: Tensor, score: Tensor) -> Tensor:
         "Backwards velocity per clock, of the part that is not O."
-        if self.noises == 0: return act((r.D + r.Q) @ r.H / 2, z) + act(r.D / 2, score)
+        if self.noises == 0:
+            return act((r.D + r.Q) @ r.H / 2, z) + act(r.D / 2, score)
         return act((r.Q / 2 + r.D) @ r.H, z) + act(r.D, score)
 
-    def _mix(self, diffusion: LinearDiffusion, z: Tensor, B: Tensor, noise: Tensor) -> Tensor:
+    def _mix(
+        self, diffusion: LinearDiffusion, z: Tensor, B: Tensor, noise: Tensor
+    ) -> Tensor:
         "The Ornstein-Uhlenbeck part, exactly."
         r = diffusion.on(z)
-        if self._calm[0] is not r: self._calm = r, Recipe(r.D, torch.zeros_like(r.Q), r.H)
+        if self._calm[0] is not r:
+            self._calm = r, Recipe(r.D, torch.zeros_like(r.Q), r.H)
         calm = self._calm[1]
-        values, vectors = torch.linalg.eigh(covariance(calm, B))                 # D may be singular: no Cholesky factor
-        kick = act(vectors @ torch.diag_embed(values.clamp(min=0).sqrt()) @ vectors.mT, noise)
-        return act(phi(calm, B), z) + torch.cat([self.lambda_s * kick[..., :1], kick[..., 1:]], -1)
+        values, vectors = torch.linalg.eigh(
+            covariance(calm, B)
+        )  # D may be singular: no Cholesky factor
+        kick = act(
+            vectors @ torch.diag_embed(values.clamp(min=0).sqrt()) @ vectors.mT, noise
+        )
+        return act(phi(calm, B), z) + torch.cat(
+            [self.lambda_s * kick[..., :1], kick[..., 1:]], -1
+        )
 
 # %% ../nbs/08b_integrators.ipynb #080031
-def _push(diffusion: LinearDiffusion, z: Tensor, change: Tensor, B0: Tensor, t, s) -> Tensor:
+def _push(
+    diffusion: LinearDiffusion, z: Tensor, change: Tensor, B0: Tensor, t, s
+) -> Tensor:
     "$-∫ e^{change (B - B_0)} ½D T^{-⊤} dB$ from t to s: what a constant noise adds, in changed coordinates."
     u, dB, rows = _between(diffusion, z, as_time(t, z.device), as_time(s, z.device))
-    turned = torch.linalg.matrix_exp(change * (diffusion.clock(u, rows) - B0)[..., None, None])
-    return -(turned @ diffusion.on(z).D @ diffusion.frame(u, rows).inverse.mT * (dB / 2)[..., None, None]).sum(0, keepdim=True)
+    turned = torch.linalg.matrix_exp(
+        change * (diffusion.clock(u, rows) - B0)[..., None, None]
+    )
+    return -(
+        turned
+        @ diffusion.on(z).D
+        @ diffusion.frame(u, rows).inverse.mT
+        * (dB / 2)[..., None, None]
+    ).sum(0, keepdim=True)
 
 # %% ../nbs/08b_integrators.ipynb #080032
 class Conjugate:
     "Euler's step after the change of variables with $Λ$ (λ-DDIM; Pandey, Rudolph & Mandt 2024): one evaluation, order 1."
+
     noises = 0
 
-    def __init__(self, Lambda: float | Tensor = 0.,  # (k, k), or a number λ for λI; 0 is the exponential step
-                 ):
+    def __init__(
+        self,
+        Lambda: float
+        | Tensor = 0.0,  # (k, k), or a number λ for λI; 0 is the exponential step
+    ):
         self.Lambda = torch.as_tensor(Lambda, dtype=torch.float64)
 
-    def __call__(self, diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
-        M, N = diffusion.once(lambda: self._maps(diffusion, z, t, s), z, t, s, *self.Lambda.flatten().tolist())
+    def __call__(
+        self,
+        diffusion: LinearDiffusion,
+        score,
+        z: Tensor,
+        t,
+        s,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        M, N = diffusion.once(
+            lambda: self._maps(diffusion, z, t, s),
+            z,
+            t,
+            s,
+            *self.Lambda.flatten().tolist(),
+        )
         return act(M, z) + act(N, score(z, t))
 
-    def _maps(self, diffusion: LinearDiffusion, z: Tensor, t, s) -> tuple[Tensor, Tensor]:
+    def _maps(
+        self, diffusion: LinearDiffusion, z: Tensor, t, s
+    ) -> tuple[Tensor, Tensor]:
         "What the step does to the state, and to the score."
-        r, Bt, h = diffusion.on(z), diffusion.clock(t, z), (diffusion.clock(s, z) - diffusion.clock(t, z))[..., None, None]
+        r, Bt, h = (
+            diffusion.on(z),
+            diffusion.clock(t, z),
+            (diffusion.clock(s, z) - diffusion.clock(t, z))[..., None, None],
+        )
         eye = torch.eye(r.k, dtype=torch.float64, device=z.device)
-        L = self.Lambda.to(z.device).expand(r.k, r.k) * (1. if self.Lambda.ndim else eye)
+        L = self.Lambda.to(z.device).expand(r.k, r.k) * (
+            1.0 if self.Lambda.ndim else eye
+        )
         back = torch.linalg.matrix_exp((r.A / 2 - L) * h)
-        return back @ (eye + L * h), back @ _push(diffusion, z, L - r.A / 2, Bt, t, s) @ diffusion.frame(t, z).T.mT
+        return back @ (eye + L * h), back @ _push(
+            diffusion, z, L - r.A / 2, Bt, t, s
+        ) @ diffusion.frame(t, z).T.mT
 
-def tune_lambda(diffusion: LinearDiffusion,
-                times: Tensor,                   # (n+1,) the grid it will be used on
-                variances: Tensor | None = None, # (m,) variances to expect; None: .01 to 10, evenly in the logarithm
-                shape: Tensor | float = 1.,      # (k, k) what λ multiplies: 1. for I, ones for λ-DDIM-II
-                values: Tensor | None = None,    # (l,) candidates; None: 41 from -1 to 1
-                ) -> float:
+
+def tune_lambda(
+    diffusion: LinearDiffusion,
+    times: Tensor,  # (n+1,) the grid it will be used on
+    variances: Tensor
+    | None = None,  # (m,) variances to expect; None: .01 to 10, evenly in the logarithm
+    shape: Tensor
+    | float = 1.0,  # (k, k) what λ multiplies: 1. for I, ones for λ-DDIM-II
+    values: Tensor | None = None,  # (l,) candidates; None: 41 from -1 to 1
+) -> float:
     "The λ whose `Conjugate` step leaves the smallest error of the standard deviation over Gaussian data of the given variances."
-    variances = torch.logspace(-2, 1, 7, dtype=torch.float64) if variances is None else variances
-    law, best = Gaussian(torch.zeros(len(variances)), variances), (float("inf"), 0.)
+    variances = (
+        torch.logspace(-2, 1, 7, dtype=torch.float64)
+        if variances is None
+        else variances
+    )
+    law, best = Gaussian(torch.zeros(len(variances)), variances), (float("inf"), 0.0)
     right = marginal_covariance(diffusion, law, times[-1])
     for lam in (torch.linspace(-1, 1, 41) if values is None else values).tolist():
-        got = propagate(Conjugate(lam * shape), diffusion, GaussianScore(diffusion, law), times, shape=(len(variances),))
+        got = propagate(
+            Conjugate(lam * shape),
+            diffusion,
+            GaussianScore(diffusion, law),
+            times,
+            shape=(len(variances),),
+        )
         error = (got[:, 0, 0] / right[:, 0, 0]).log().square().mean().item()
-        if error < best[0]: best = error, lam
+        if error < best[0]:
+            best = error, lam
     return best[1]
 
 # %% ../nbs/08b_integrators.ipynb #080034
 class ConjugateSplitting:
     "Velocity Verlet after the change of variables of the exponential step (Pandey, Rudolph & Mandt 2024): two evaluations, order 1."
+
     noises, evaluations = 0, 2
 
-    def __call__(self, diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
-        half, whole, rest, ahead = diffusion.once(lambda: self._maps(diffusion, z, t, s), z, t, s)
+    def __call__(
+        self,
+        diffusion: LinearDiffusion,
+        score,
+        z: Tensor,
+        t,
+        s,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        half, whole, rest, ahead = diffusion.once(
+            lambda: self._maps(diffusion, z, t, s), z, t, s
+        )
         position = torch.zeros(diffusion.k, dtype=z.dtype, device=z.device)
         position[0] = 1
         now = score(z, t)
@@ -298,21 +534,41 @@ class ConjugateSplitting:
     def _maps(self, diffusion: LinearDiffusion, z: Tensor, t, s) -> tuple:
         "The pushes that the score gives, and the way back from the changed coordinates."
         r, Bt, middle = diffusion.on(z), diffusion.clock(t, z), (t + s) / 2
-        push = lambda a, b, seen: _push(diffusion, z, -r.A / 2, Bt, a, b) @ diffusion.frame(seen, z).T.mT
-        return push(t, middle, t), push(t, s, t), push(middle, s, s), torch.linalg.matrix_exp(r.A / 2 * (diffusion.clock(s, z) - Bt)[..., None, None])
+        push = lambda a, b, seen: (
+            _push(diffusion, z, -r.A / 2, Bt, a, b) @ diffusion.frame(seen, z).T.mT
+        )
+        return (
+            push(t, middle, t),
+            push(t, s, t),
+            push(middle, s, s),
+            torch.linalg.matrix_exp(
+                r.A / 2 * (diffusion.clock(s, z) - Bt)[..., None, None]
+            ),
+        )
 
 # %% ../nbs/08b_integrators.ipynb #080038
-_rows = [[], [1 / 5], [3 / 40, 9 / 40], [44 / 45, -56 / 15, 32 / 9], [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729],
-         [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656], [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]]
+_rows = [
+    [],
+    [1 / 5],
+    [3 / 40, 9 / 40],
+    [44 / 45, -56 / 15, 32 / 9],
+    [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729],
+    [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656],
+    [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84],
+]
 _nodes = [0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1]
 _error = [71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40]
 
-def dopri_step(f,              # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
-               y: Tensor,      # (batch, ...)
-               s: Tensor,      # (batch,) time of each sample
-               h: Tensor,      # (batch,) step of each sample, of either sign
-               first: Tensor,  # f(y, s)
-               ) -> tuple[Tensor, Tensor, Tensor]:  # y at s + h, its estimated error, the velocity there
+
+def dopri_step(
+    f,  # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
+    y: Tensor,  # (batch, ...)
+    s: Tensor,  # (batch,) time of each sample
+    h: Tensor,  # (batch,) step of each sample, of either sign
+    first: Tensor,  # f(y, s)
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # y at s + h, its estimated error, the velocity there
     "One step of Dormand and Prince (1980), orders 5 and 4, each sample with its own."
     wide, slopes = h.to(y).reshape(-1, *[1] * (y.ndim - 1)), [first]
     for row, c in zip(_rows[1:], _nodes[1:]):
@@ -321,41 +577,88 @@ def dopri_step(f,              # velocity: (y (batch, ...), s (batch,)) -> (batc
     return new, wide * sum(e * k for e, k in zip(_error, slopes) if e), slopes[-1]
 
 # %% ../nbs/08b_integrators.ipynb #080039
-def dormand_prince(diffusion: LinearDiffusion, score,
-                   z: Tensor,             # (batch, *comp, k) state at `start`
-                   eps: float = 1e-3,     # last time
-                   start: float = 1.,     # first time
-                   rtol: float = 1e-3,    # tolerance relative to the state
-                   atol: float = 1e-3,    # and absolute
-                   max_steps: int = 10_000,
-                   ) -> tuple[Tensor, Tensor]:  # state at eps, and evaluations spent on each sample (batch,)
+def dormand_prince(
+    diffusion: LinearDiffusion,
+    score,
+    z: Tensor,  # (batch, *comp, k) state at `start`
+    eps: float = 1e-3,  # last time
+    start: float = 1.0,  # first time
+    rtol: float = 1e-3,  # tolerance relative to the state
+    atol: float = 1e-3,  # and absolute
+    max_steps: int = 10_000,
+) -> tuple[
+    Tensor, Tensor
+]:  # state at eps, and evaluations spent on each sample (batch,)
     "The probability flow by an adaptive Runge-Kutta method of order 5, with error control per sample."
-    require(0 < eps < start <= 1 and rtol >= 0 and atol > 0, f"want 0 < eps < start ≤ 1 and positive tolerances: got {eps}, {start}, {rtol}, {atol}")
-    def velocity(y, u): return diffusion.flow(y, score(y, u), u)
+    require(
+        0 < eps < start <= 1 and rtol >= 0 and atol > 0,
+        f"want 0 < eps < start ≤ 1 and positive tolerances: got {eps}, {start}, {rtol}, {atol}",
+    )
+
+    def velocity(y, u):
+        return diffusion.flow(y, score(y, u), u)
+
     z, t = z.clone(), torch.full((len(z),), start, dtype=torch.float64, device=z.device)
-    h, spent, flow = torch.full_like(t, .01), torch.ones_like(t, dtype=torch.long), velocity(z, t)
+    h, spent, flow = (
+        torch.full_like(t, 0.01),
+        torch.ones_like(t, dtype=torch.long),
+        velocity(z, t),
+    )
     for tries in count():
         live = (t > eps).nonzero()[:, 0]
-        if not len(live): return z, spent
+        if not len(live):
+            return z, spent
         step = h[live].minimum(t[live] - eps)
         y, gap, last = dopri_step(velocity, z[live], t[live], -step, flow[live])
-        size = (gap / (atol + rtol * y.abs().maximum(z[live].abs()))).flatten(1).double().square().mean(1).sqrt()
-        require(bool(size.isfinite().all()) and tries < max_steps, f"the flow breaks down at t = {t[live].min():.3g} after {tries} tries: "
-                f"error estimate {size.max():.3g}; is the score finite there?")
+        size = (
+            (gap / (atol + rtol * y.abs().maximum(z[live].abs())))
+            .flatten(1)
+            .double()
+            .square()
+            .mean(1)
+            .sqrt()
+        )
+        require(
+            bool(size.isfinite().all()) and tries < max_steps,
+            f"the flow breaks down at t = {t[live].min():.3g} after {tries} tries: "
+            f"error estimate {size.max():.3g}; is the score finite there?",
+        )
         good, spent[live] = size <= 1, spent[live] + 6
-        z[live[good]], flow[live[good]], t[live[good]] = y[good], last[good], (t[live] - step)[good]
+        z[live[good]], flow[live[good]], t[live[good]] = (
+            y[good],
+            last[good],
+            (t[live] - step)[good],
+        )
         t = torch.where(t - eps < 1e-12, eps, t)
-        h[live] = step * (.9 * size.clamp(min=1e-10) ** -.2).clamp(.2, 5)
+        h[live] = step * (0.9 * size.clamp(min=1e-10) ** -0.2).clamp(0.2, 5)
 
 # %% ../nbs/08b_integrators.ipynb #080042
-def gaussian_distance(step,                        # a fixed step, perhaps with a memory
-                      diffusion: LinearDiffusion,
-                      law: Gaussian,               # of independent components
-                      times: Tensor,               # (n+1,)
-                      counts: Tensor | None = None,# (*comp) how many components each entry stands for; None: one
-                      ) -> float:                  # ≥ 0; 1 is as far as the mean
+def gaussian_distance(
+    step,  # a fixed step, perhaps with a memory
+    diffusion: LinearDiffusion,
+    law: Gaussian,  # of independent components
+    times: Tensor,  # (n+1,)
+    counts: Tensor
+    | None = None,  # (*comp) how many components each entry stands for; None: one
+) -> float:  # ≥ 0; 1 is as far as the mean
     "2-Wasserstein distance between the positions at the last time and the data, relative to the data's size, exactly."
-    require(law.vectors is None, "want independent components: give variances in a basis where the data are uncorrelated")
-    got = propagate(step, diffusion, GaussianScore(diffusion, law), times, shape=tuple(law.mean.shape))[..., 0, 0]
+    require(
+        law.vectors is None,
+        "want independent components: give variances in a basis where the data are uncorrelated",
+    )
+    got = propagate(
+        step,
+        diffusion,
+        GaussianScore(diffusion, law),
+        times,
+        shape=tuple(law.mean.shape),
+    )[..., 0, 0]
     counts = torch.ones_like(got) if counts is None else counts
-    return ((counts * (got.sqrt() - law.variances.sqrt()) ** 2).sum() / (counts * law.variances).sum()).sqrt().item()
+    return (
+        (
+            (counts * (got.sqrt() - law.variances.sqrt()) ** 2).sum()
+            / (counts * law.variances).sum()
+        )
+        .sqrt()
+        .item()
+    )

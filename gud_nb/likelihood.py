@@ -20,73 +20,122 @@ from .integrators import dopri_step
 from .score import Factors, Gaussian, GaussianScore
 
 # %% ../nbs/09_likelihood.ipynb #090005
-def begin(diffusion: LinearDiffusion,
-          chi: Tensor,           # (batch, *comp) components of data
-          t: float | Tensor,     # () where the flow begins
-          noise: Tensor,         # (batch, *comp, k) standard normal
-          blur: bool = False,    # keep the noise in the reading, too
-          ) -> tuple[Tensor, Tensor]:  # state (batch, *comp, k); what its log density lacks to that of the data (batch,), float64
+def begin(
+    diffusion: LinearDiffusion,
+    chi: Tensor,  # (batch, *comp) components of data
+    t: float | Tensor,  # () where the flow begins
+    noise: Tensor,  # (batch, *comp, k) standard normal
+    blur: bool = False,  # keep the noise in the reading, too
+) -> tuple[
+    Tensor, Tensor
+]:  # state (batch, *comp, k); what its log density lacks to that of the data (batch,), float64
     "A state at t whose reading is the data, or, blurred, a draw from the kernel."
-    require(noise.shape == (*chi.shape, diffusion.k), f"got noise of shape {tuple(noise.shape)}, want {(*chi.shape, diffusion.k)}")
+    require(
+        noise.shape == (*chi.shape, diffusion.k),
+        f"got noise of shape {tuple(noise.shape)}, want {(*chi.shape, diffusion.k)}",
+    )
     Phi, T, _, w = diffusion.frame(t, noise)
     size = w.norm(dim=-1, keepdim=True)
     unit = (w / size).to(noise)
     rest = noise - unit * (unit * noise).sum(-1, keepdim=True)
     z = act(Phi[..., :1], chi[..., None]) + act(T, noise if blur else rest)
-    volume = T.diagonal(dim1=-2, dim2=-1).log().sum(-1) + size[..., 0].log() + (diffusion.k - 1) / 2 * math.log(2 * math.pi)
+    volume = (
+        T.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        + size[..., 0].log()
+        + (diffusion.k - 1) / 2 * math.log(2 * math.pi)
+    )
     return z, (volume + rest.double().square().sum(-1) / 2).flatten(1).sum(1)
 
 # %% ../nbs/09_likelihood.ipynb #090009
-def first_time(diffusion: LinearDiffusion,
-               z: Tensor,           # (batch, *comp, k), for its shape and device
-               blur: float = 1e-6,  # variance of the noise in the reading that is let pass, > 0
-               ) -> float:          # in [0, 1)
+def first_time(
+    diffusion: LinearDiffusion,
+    z: Tensor,  # (batch, *comp, k), for its shape and device
+    blur: float = 1e-6,  # variance of the noise in the reading that is let pass, > 0
+) -> float:  # in [0, 1)
     "The latest time at which data are still sharp: 0 if they are never sharper than that."
     z = z[:1].double()
-    def noise(t): return torch.where(diffusion.clock(t, z) > 0, 1 / diffusion.frame(t, z).w.square().sum(-1), 0.)
-    sharp = noise(0.) < blur
-    if not bool(sharp.any()): return 0.
-    low, high = math.log(1e-12), 0.
+
+    def noise(t):
+        return torch.where(
+            diffusion.clock(t, z) > 0, 1 / diffusion.frame(t, z).w.square().sum(-1), 0.0
+        )
+
+    sharp = noise(0.0) < blur
+    if not bool(sharp.any()):
+        return 0.0
+    low, high = math.log(1e-12), 0.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if bool((noise(math.exp(middle))[sharp] > blur).any()) else (middle, high)
+        low, high = (
+            (low, middle)
+            if bool((noise(math.exp(middle))[sharp] > blur).any())
+            else (middle, high)
+        )
     return math.exp(low)
 
 # %% ../nbs/09_likelihood.ipynb #090012
-def exact(z: Tensor, generator=None) -> Tensor:      # (states per sample, 1, *comp, k)
+def exact(z: Tensor, generator=None) -> Tensor:  # (states per sample, 1, *comp, k)
     "Every unit vector: the trace itself."
-    return torch.eye(z[0].numel(), dtype=z.dtype, device=z.device).reshape(-1, 1, *z.shape[1:])
+    return torch.eye(z[0].numel(), dtype=z.dtype, device=z.device).reshape(
+        -1, 1, *z.shape[1:]
+    )
 
-def rademacher(z: Tensor, generator: torch.Generator | None = None) -> Tensor:      # (1, batch, *comp, k)
+
+def rademacher(
+    z: Tensor, generator: torch.Generator | None = None
+) -> Tensor:  # (1, batch, *comp, k)
     "One vector of random signs for each sample."
     where = z.device if generator is None else generator.device
-    return torch.randint(0, 2, (1, *z.shape), generator=generator, device=where).to(z) * 2 - 1
+    return (
+        torch.randint(0, 2, (1, *z.shape), generator=generator, device=where).to(z) * 2
+        - 1
+    )
 
-def normal(z: Tensor, generator: torch.Generator | None = None) -> Tensor:      # (1, batch, *comp, k)
+
+def normal(
+    z: Tensor, generator: torch.Generator | None = None
+) -> Tensor:  # (1, batch, *comp, k)
     "One vector of standard normal numbers for each sample."
     where = z.device if generator is None else generator.device
-    return torch.randn(1, *z.shape, generator=generator, device=where, dtype=z.dtype).to(z)
+    return torch.randn(
+        1, *z.shape, generator=generator, device=where, dtype=z.dtype
+    ).to(z)
+
 
 def _alike(score: Tensor, z: Tensor) -> Tensor:
     "The score, if it has the shape of the state."
-    require(score.shape == z.shape, f"got a score of shape {tuple(score.shape)} for states of shape {tuple(z.shape)}, want the same")
+    require(
+        score.shape == z.shape,
+        f"got a score of shape {tuple(score.shape)} for states of shape {tuple(z.shape)}, want the same",
+    )
     return score
 
-def divergence(f,               # function of states (batch, *comp, k) to the same shape; samples must not mix
-               z: Tensor,       # (batch, *comp, k)
-               probes: Tensor,  # (n, batch or 1, *comp, k)
-               ) -> tuple[Tensor, Tensor]:  # f(z), and (batch,) the sum of vᵀJv over the probes, float64
+
+def divergence(
+    f,  # function of states (batch, *comp, k) to the same shape; samples must not mix
+    z: Tensor,  # (batch, *comp, k)
+    probes: Tensor,  # (n, batch or 1, *comp, k)
+) -> tuple[
+    Tensor, Tensor
+]:  # f(z), and (batch,) the sum of vᵀJv over the probes, float64
     "The value of `f` and the trace of its Jacobian, as the probes see it."
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         out = f(z)
         _alike(out, z)
-        require(out.requires_grad, "got a score without derivatives: call it outside of no_grad, and with nothing detached inside")
+        require(
+            out.requires_grad,
+            "got a score without derivatives: call it outside of no_grad, and with nothing detached inside",
+        )
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     for v in probes.split(64):
         v = v.to(z).expand(-1, *z.shape)
-        if len(v) == 1: J = torch.autograd.grad(out, z, v[0], retain_graph=True)[0][None]
-        else: J = torch.autograd.grad(out, z, v, retain_graph=True, is_grads_batched=True)[0]
+        if len(v) == 1:
+            J = torch.autograd.grad(out, z, v[0], retain_graph=True)[0][None]
+        else:
+            J = torch.autograd.grad(
+                out, z, v, retain_graph=True, is_grads_batched=True
+            )[0]
         total += (v * J).double().flatten(2).sum((0, 2))
     return out.detach(), total
 
@@ -94,31 +143,70 @@ def divergence(f,               # function of states (batch, *comp, k) to the sa
 def _trace(control: GaussianScore, D: Tensor, z: Tensor, t) -> Tensor:
     "The trace of D times the Jacobian of a Gaussian's score, $-T^{-⊤}(I - e ŵŵ^⊤)T^{-1}$, e the share that data explain: (batch or 1,)."
     frame = control.diffusion.frame(t, z)
-    K, unit = frame.inverse @ D @ frame.inverse.mT, frame.w / frame.w.norm(dim=-1, keepdim=True)
-    each = control.explained(frame.w) * (unit * act(K, unit)).sum(-1) - K.diagonal(dim1=-2, dim2=-1).sum(-1)
+    K, unit = (
+        frame.inverse @ D @ frame.inverse.mT,
+        frame.w / frame.w.norm(dim=-1, keepdim=True),
+    )
+    each = control.explained(frame.w) * (unit * act(K, unit)).sum(-1) - K.diagonal(
+        dim1=-2, dim2=-1
+    ).sum(-1)
     return each.expand(len(each), *z.shape[1:-1]).flatten(1).sum(1)
 
-def _velocity(control: GaussianScore | None, diffusion: LinearDiffusion, score, probes: Tensor, shape: tuple, dtype,
-              low: float, high: float):
+
+def _velocity(
+    control: GaussianScore | None,
+    diffusion: LinearDiffusion,
+    score,
+    probes: Tensor,
+    shape: tuple,
+    dtype,
+    low: float,
+    high: float,
+):
     "The velocity of state and log density, flattened together, in s = √t, for times strictly between two kinks."
     edge = 1e-9 * (high - low)
+
     def f(Y: Tensor, s: Tensor) -> Tensor:
-        t, z = s.square().clamp(low + edge, high - edge), Y[:, :-1].reshape(shape).to(dtype)
+        t, z = (
+            s.square().clamp(low + edge, high - edge),
+            Y[:, :-1].reshape(shape).to(dtype),
+        )
         beta, r = diffusion.beta(t, z)[..., None, None] / 2, diffusion.on(z)
-        known = (lambda z: 0.) if control is None else (lambda z: act(beta * r.D, control(z, t)))
-        pull, trace = divergence(lambda z: act(beta * r.D, _alike(score(z, t), z)) - known(z), z, probes)
-        if control is not None: pull, trace = pull + known(z), trace + _trace(control, beta * r.D, z, t)
+        known = (
+            (lambda z: 0.0)
+            if control is None
+            else (lambda z: act(beta * r.D, control(z, t)))
+        )
+        pull, trace = divergence(
+            lambda z: act(beta * r.D, _alike(score(z, t), z)) - known(z), z, probes
+        )
+        if control is not None:
+            pull, trace = pull + known(z), trace + _trace(control, beta * r.D, z, t)
         own = (beta * r.A).diagonal(dim1=-2, dim2=-1).sum(-1)
         linear = own.expand(len(own), *shape[1:-1]).flatten(1).sum(1)
-        speed = torch.cat([(act(beta * r.A, z) - pull).double().flatten(1), (linear - trace)[:, None]], 1)
+        speed = torch.cat(
+            [
+                (act(beta * r.A, z) - pull).double().flatten(1),
+                (linear - trace)[:, None],
+            ],
+            1,
+        )
         bad = ~speed.isfinite().all(1)
-        if bool(bad.any()): raise ValueError(f"the score is not finite at t = {t.expand(len(bad))[bad][0].item():.4g}")
+        if bool(bad.any()):
+            raise ValueError(
+                f"the score is not finite at t = {t.expand(len(bad))[bad][0].item():.4g}"
+            )
         return 2 * s.reshape(-1, 1) * speed
+
     return f
+
 
 def _classical(f, Y: Tensor, a: float, b: float, n: int, report) -> Tensor:
     "n equal steps of the fourth order from a to b."
-    h, ticks = (b - a) / n, torch.linspace(a, b, n + 1, dtype=torch.float64, device=Y.device)
+    h, ticks = (
+        (b - a) / n,
+        torch.linspace(a, b, n + 1, dtype=torch.float64, device=Y.device),
+    )
     for s in ticks[:-1]:
         k1 = f(Y, s)
         k2 = f(Y + h / 2 * k1, s + h / 2)
@@ -128,201 +216,382 @@ def _classical(f, Y: Tensor, a: float, b: float, n: int, report) -> Tensor:
     return Y
 
 # %% ../nbs/09_likelihood.ipynb #090016
-def _adaptive(f, Y: Tensor, a: float, b: float, rtol: float, atol: float, report) -> Tensor:
+def _adaptive(
+    f, Y: Tensor, a: float, b: float, rtol: float, atol: float, report
+) -> Tensor:
     "From a to b by Dormand and Prince's pair of orders 5 and 4, each sample with its own steps."
     s, h = Y.new_full((len(Y),), a), Y.new_full((len(Y),), (b - a) / 20)
     k1 = f(Y, s)
     for number in count():
-        if not bool((s < b).any()): return Y
-        require(number < 500, f"500 steps have not brought it past t = {s.min().item() ** 2:.4g}: the score jumps there, "
-                "or its noise is above the tolerance: raise rtol and atol, or give a number of steps")
+        if not bool((s < b).any()):
+            return Y
+        require(
+            number < 500,
+            f"500 steps have not brought it past t = {s.min().item() ** 2:.4g}: the score jumps there, "
+            "or its noise is above the tolerance: raise rtol and atol, or give a number of steps",
+        )
         h = torch.minimum(h, b - s)
         new, gap, last = dopri_step(f, Y, s, h, k1)
         size = torch.maximum(Y.abs(), new.abs()) * rtol
         size[:, :-1] += atol
-        size[:, -1] += atol * (Y.shape[1] - 1)                       # the log density is a sum over all states
+        size[:, -1] += atol * (
+            Y.shape[1] - 1
+        )  # the log density is a sum over all states
         off = (gap / size).abs()
         off = torch.maximum(off[:, :-1].square().mean(1).sqrt(), off[:, -1])
         ok = off <= 1
         Y, k1 = torch.where(ok[:, None], new, Y), torch.where(ok[:, None], last, k1)
-        s, h = torch.where(ok, torch.where(h >= b - s, b, s + h), s), h * (.9 * off.clamp(min=1e-9) ** -.2).clamp(.2, 5.)
+        s, h = (
+            torch.where(ok, torch.where(h >= b - s, b, s + h), s),
+            h * (0.9 * off.clamp(min=1e-9) ** -0.2).clamp(0.2, 5.0),
+        )
         report(s.min().item())
 
 # %% ../nbs/09_likelihood.ipynb #090018
 class Estimate(NamedTuple):
     "A number for each sample, and how sure we are of it."
+
     value: Tensor  # (batch,) float64
     error: Tensor  # (batch,) standard error over what was drawn: 0 if nothing was, nan if once only
 
+
 def _parts(model, labels=None) -> tuple:
     "Diffusion, basis and score (z, t) of a model, or of a tuple (diffusion, score) or (diffusion, score, basis)."
-    diffusion, score, basis = ((*model, None)[:3] if isinstance(model, tuple) else
-                               (getattr(model, "diffusion", None), model, getattr(model, "basis", None)))
-    require(isinstance(diffusion, LinearDiffusion) and callable(score), f"got {type(model).__name__}, want a model with a diffusion that "
-            "gives the score of (z, t), or a tuple (diffusion, score) or (diffusion, score, basis)")
-    require(basis is None or basis.onto, "got a basis that pads: most of its components belong to no data, which have no density there")
-    require(not getattr(score, "training", False), "got a model in training mode: call .eval() first")
-    return diffusion, basis, score if labels is None else lambda z, t: score(z, t, labels)
+    diffusion, score, basis = (
+        (*model, None)[:3]
+        if isinstance(model, tuple)
+        else (getattr(model, "diffusion", None), model, getattr(model, "basis", None))
+    )
+    require(
+        isinstance(diffusion, LinearDiffusion) and callable(score),
+        f"got {type(model).__name__}, want a model with a diffusion that "
+        "gives the score of (z, t), or a tuple (diffusion, score) or (diffusion, score, basis)",
+    )
+    require(
+        basis is None or basis.onto,
+        "got a basis that pads: most of its components belong to no data, which have no density there",
+    )
+    require(
+        not getattr(score, "training", False),
+        "got a model in training mode: call .eval() first",
+    )
+    return (
+        diffusion,
+        basis,
+        score if labels is None else lambda z, t: score(z, t, labels),
+    )
+
 
 def _components(basis, x: Tensor) -> tuple[Tensor, float]:
     "Components of data and the log volume of a unit of them; checked."
-    require(len(x) > 0 and x.is_floating_point(), f"got data of shape {tuple(x.shape)} in {x.dtype}, "
-            "want at least one, floating: see dequantise")
-    require(bool(x.isfinite().all()), "got data with NaN or infinite entries: look for them first")
-    return (x, 0.) if basis is None else (basis(x), basis.log_volume)
+    require(
+        len(x) > 0 and x.is_floating_point(),
+        f"got data of shape {tuple(x.shape)} in {x.dtype}, "
+        "want at least one, floating: see dequantise",
+    )
+    require(
+        bool(x.isfinite().all()),
+        "got data with NaN or infinite entries: look for them first",
+    )
+    return (x, 0.0) if basis is None else (basis(x), basis.log_volume)
+
 
 def _combine(W: Tensor, drawn: bool, tighten: bool) -> Estimate:
     "Draws (n, batch) of a log density, averaged as logs, or (tighter) as densities."
     n = len(W)
-    if not drawn: return Estimate(W[0], torch.zeros_like(W[0]))
-    if not tighten: return Estimate(W.mean(0), W.std(0) / n ** .5 if n > 1 else W[0] * math.nan)
+    if not drawn:
+        return Estimate(W[0], torch.zeros_like(W[0]))
+    if not tighten:
+        return Estimate(W.mean(0), W.std(0) / n**0.5 if n > 1 else W[0] * math.nan)
     p = (W - W.amax(0)).exp()
-    return Estimate(W.logsumexp(0) - math.log(n), p.std(0) / p.mean(0) / n ** .5 if n > 1 else W[0] * math.nan)
+    return Estimate(
+        W.logsumexp(0) - math.log(n),
+        p.std(0) / p.mean(0) / n**0.5 if n > 1 else W[0] * math.nan,
+    )
 
 # %% ../nbs/09_likelihood.ipynb #090019
-def _follow(control, diffusion: LinearDiffusion, score, z: Tensor, t0: float, probes: Tensor, steps, rtol, atol,
-            progress: bool) -> tuple[Tensor, Tensor]:
+def _follow(
+    control,
+    diffusion: LinearDiffusion,
+    score,
+    z: Tensor,
+    t0: float,
+    probes: Tensor,
+    steps,
+    rtol,
+    atol,
+    progress: bool,
+) -> tuple[Tensor, Tensor]:
     "The flow from t0 to 1: the state there, and the divergence on the way (batch,)."
     from tqdm.auto import tqdm
-    kinks, step = [t0, *(b for b in diffusion.schedule.breakpoints if t0 < b < 1), 1.], 1
+
+    kinks, step = (
+        [t0, *(b for b in diffusion.schedule.breakpoints if t0 < b < 1), 1.0],
+        1,
+    )
     Y = torch.cat([z.double().flatten(1), z.new_zeros(len(z), 1).double()], 1)
     bar = tqdm(total=100, desc="flow", unit="%", disable=not progress, leave=False)
+
     def report(s):
         nonlocal step
         step += 1
         bar.update(max(0, int(100 * s) - bar.n))
+
     for low, high in zip(kinks[:-1], kinks[1:]):
-        f, a, b = _velocity(control, diffusion, score, probes, z.shape, z.dtype, low, high), low ** .5, high ** .5
+        f, a, b = (
+            _velocity(control, diffusion, score, probes, z.shape, z.dtype, low, high),
+            low**0.5,
+            high**0.5,
+        )
         try:
-            if steps is None: Y = _adaptive(f, Y, a, b, rtol, atol, report)
-            else: Y = _classical(f, Y, a, b, max(1, round(steps * (b - a))), report)
-        except ValueError as e: raise ValueError(f"the flow stopped in step {step}: {e}") from None
+            if steps is None:
+                Y = _adaptive(f, Y, a, b, rtol, atol, report)
+            else:
+                Y = _classical(f, Y, a, b, max(1, round(steps * (b - a))), report)
+        except ValueError as e:
+            raise ValueError(f"the flow stopped in step {step}: {e}") from None
     bar.close()
     return Y[:, :-1].reshape(z.shape), Y[:, -1]
 
+
 def _last(diffusion: LinearDiffusion, prior, chi: Tensor) -> GaussianScore:
     "The law of Gaussian data at t = 1, as a prior."
-    if not isinstance(prior, Gaussian): prior = Gaussian(torch.zeros(chi.shape[1:]), torch.as_tensor(prior).expand(chi.shape[1:]))
+    if not isinstance(prior, Gaussian):
+        prior = Gaussian(
+            torch.zeros(chi.shape[1:]), torch.as_tensor(prior).expand(chi.shape[1:])
+        )
     return GaussianScore(diffusion, prior)
+
 
 def _control(model, diffusion: LinearDiffusion, prior, chi: Tensor) -> GaussianScore:
     "A Gaussian near the data: the model's head if it has one, else what the prior knows, else variance 1."
-    if isinstance(head := getattr(model, "head", None), GaussianScore): return head
-    return _last(diffusion, prior if isinstance(prior, Gaussian) or bool(torch.as_tensor(prior).any()) else 1., chi)
+    if isinstance(head := getattr(model, "head", None), GaussianScore):
+        return head
+    return _last(
+        diffusion,
+        prior
+        if isinstance(prior, Gaussian) or bool(torch.as_tensor(prior).any())
+        else 1.0,
+        chi,
+    )
+
 
 def _probe(probe, n: int):
     "The probes asked for, or exact ones where that is cheap."
-    require(probe is None or callable(probe), f"got the probe {probe!r}, want a function: exact, rademacher, normal, or None")
+    require(
+        probe is None or callable(probe),
+        f"got the probe {probe!r}, want a function: exact, rademacher, normal, or None",
+    )
     return probe or (exact if n <= 256 else rademacher)
 
 # %% ../nbs/09_likelihood.ipynb #090020
-def log_prob(model,                        # score with a diffusion, e.g. a ScoreModel; or (diffusion, score, basis)
-             x: Tensor,                    # (batch, *data), floating
-             labels: Tensor | None = None, # (batch,) for a score that takes them
-             probe=None,                   # exact, rademacher, normal; None: exact up to 256 numbers in a state, then rademacher
-             draws: int = 1,               # of auxiliary start and probes; standard errors want 2 or more
-             tighten: bool = False,        # average densities, not logs: a tighter bound, for exact traces
-             steps: int | None = None,     # of equal length in √t; None: as many as the tolerances ask for
-             rtol: float = 1e-5, atol: float = 1e-5,    # tolerances of a step
-             t0: float | None = None,      # where the flow begins; None: `first_time`
-             blur: bool = False,           # the bound for samplers that blur what they return, see `begin`
-             prior: Gaussian | Tensor | float = 0.,     # data, or variances () or (*comp), whose law at t = 1 is the prior
-             generator: torch.Generator | None = None,
-             progress: bool = False) -> Estimate:       # (batch,) nats
+def log_prob(
+    model,  # score with a diffusion, e.g. a ScoreModel; or (diffusion, score, basis)
+    x: Tensor,  # (batch, *data), floating
+    labels: Tensor | None = None,  # (batch,) for a score that takes them
+    probe=None,  # exact, rademacher, normal; None: exact up to 256 numbers in a state, then rademacher
+    draws: int = 1,  # of auxiliary start and probes; standard errors want 2 or more
+    tighten: bool = False,  # average densities, not logs: a tighter bound, for exact traces
+    steps: int
+    | None = None,  # of equal length in √t; None: as many as the tolerances ask for
+    rtol: float = 1e-5,
+    atol: float = 1e-5,  # tolerances of a step
+    t0: float | None = None,  # where the flow begins; None: `first_time`
+    blur: bool = False,  # the bound for samplers that blur what they return, see `begin`
+    prior: Gaussian
+    | Tensor
+    | float = 0.0,  # data, or variances () or (*comp), whose law at t = 1 is the prior
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> Estimate:  # (batch,) nats
     "Log density of data under the probability flow of a score: exact for one phase, a bound for more."
     (diffusion, basis, score), n = _parts(model, labels), draws
     chi, volume = _components(basis, x)
     state = chi.new_zeros(*chi.shape, diffusion.k)
     probe = _probe(probe, state[0].numel())
     drawn = diffusion.k > 1 or blur or probe is not exact
-    require(n >= 1 and (steps is None or steps >= 1), f"want at least one draw and one step: got draws={draws}, steps={steps}")
-    require(not tighten or probe is exact,
-            f"tighten wants exact traces: got {getattr(probe, '__name__', probe)}, whose noise would pass for density")
+    require(
+        n >= 1 and (steps is None or steps >= 1),
+        f"want at least one draw and one step: got draws={draws}, steps={steps}",
+    )
+    require(
+        not tighten or probe is exact,
+        f"tighten wants exact traces: got {getattr(probe, '__name__', probe)}, whose noise would pass for density",
+    )
     t0 = first_time(diffusion, state) if t0 is None else t0
     require(0 <= t0 < 1, f"the flow must begin in [0, 1): got t0={t0}")
-    last, control = _last(diffusion, prior, chi), None if probe is exact else _control(model, diffusion, prior, chi)
+    last, control = (
+        _last(diffusion, prior, chi),
+        None if probe is exact else _control(model, diffusion, prior, chi),
+    )
     W = []
     for _ in range(n if drawn else 1):
         where = chi.device if generator is None else generator.device
-        noise = torch.randn(state.shape, generator=generator, device=where, dtype=chi.dtype).to(chi) if diffusion.k > 1 or blur else state
+        noise = (
+            torch.randn(
+                state.shape, generator=generator, device=where, dtype=chi.dtype
+            ).to(chi)
+            if diffusion.k > 1 or blur
+            else state
+        )
         z, more = begin(diffusion, chi, t0, noise, blur)
-        z, gained = _follow(control, diffusion, score, z, t0, probe(z, generator), steps, rtol, atol, progress)
-        W.append(last.log_prob(z, 1.) + gained + more - volume)
+        z, gained = _follow(
+            control,
+            diffusion,
+            score,
+            z,
+            t0,
+            probe(z, generator),
+            steps,
+            rtol,
+            atol,
+            progress,
+        )
+        W.append(last.log_prob(z, 1.0) + gained + more - volume)
     return _combine(torch.stack(W), drawn, tighten)
 
 # %% ../nbs/09_likelihood.ipynb #090034
-def dequantise(x: Tensor,           # integers 0 to levels - 1, or their places in [-1, 1], of any shape
-               generator: torch.Generator | None = None,
-               levels: int = 256,   # ≥ 2
-               ) -> Tensor:         # floating, in [-1 - w/2, 1 + w/2], w = 2/(levels - 1)
+def dequantise(
+    x: Tensor,  # integers 0 to levels - 1, or their places in [-1, 1], of any shape
+    generator: torch.Generator | None = None,
+    levels: int = 256,  # ≥ 2
+) -> Tensor:  # floating, in [-1 - w/2, 1 + w/2], w = 2/(levels - 1)
     "Data spread evenly over the width of their level."
     require(levels >= 2, f"want at least 2 levels: got {levels}")
     level = (x + 1) * (levels - 1) / 2 if x.is_floating_point() else x.float()
-    require(bool(((level - level.round()).abs() < .01).all() and (level > -.5).all() and (level < levels - .5).all()),
-            f"got data from {x.min().item():.4g} to {x.max().item():.4g} that are not on {levels} even levels: "
-            f"want integers from 0 to {levels - 1}, or their places in [-1, 1]")
+    require(
+        bool(
+            ((level - level.round()).abs() < 0.01).all()
+            and (level > -0.5).all()
+            and (level < levels - 0.5).all()
+        ),
+        f"got data from {x.min().item():.4g} to {x.max().item():.4g} that are not on {levels} even levels: "
+        f"want integers from 0 to {levels - 1}, or their places in [-1, 1]",
+    )
     where = x.device if generator is None else generator.device
-    noise = torch.rand(x.shape, generator=generator, device=where, dtype=level.dtype).to(x.device)
-    return (level.round() + noise - .5) * 2 / (levels - 1) - 1
+    noise = torch.rand(
+        x.shape, generator=generator, device=where, dtype=level.dtype
+    ).to(x.device)
+    return (level.round() + noise - 0.5) * 2 / (levels - 1) - 1
 
-def nats_to_bits(nats: Tensor | float,  # log density of data in [-1, 1]
-                 dims: int,             # numbers in a datum
-                 levels: int = 256,     # that each of them can take
-                 ) -> Tensor | float:
+
+def nats_to_bits(
+    nats: Tensor | float,  # log density of data in [-1, 1]
+    dims: int,  # numbers in a datum
+    levels: int = 256,  # that each of them can take
+) -> Tensor | float:
     "Bits per dimension of data with levels, from the log density of their dequantised values."
     return -nats / (dims * math.log(2)) - math.log2(2 / (levels - 1))
 
-def bits_per_dim(model,                      # as for log_prob
-                 x: Tensor,                  # (batch, *data) integers, or their places in [-1, 1]
-                 levels: int = 256,          # that the data can take
-                 draws: int = 1,             # of dequantisation noise and all else that is drawn
-                 tighten: bool = False,      # average densities, not logs
-                 generator: torch.Generator | None = None,
-                 **how) -> Estimate:         # the other arguments of log_prob; (batch,) bits, lower is better
+
+def bits_per_dim(
+    model,  # as for log_prob
+    x: Tensor,  # (batch, *data) integers, or their places in [-1, 1]
+    levels: int = 256,  # that the data can take
+    draws: int = 1,  # of dequantisation noise and all else that is drawn
+    tighten: bool = False,  # average densities, not logs
+    generator: torch.Generator | None = None,
+    **how,
+) -> Estimate:  # the other arguments of log_prob; (batch,) bits, lower is better
     "Bits per dimension of data with levels, by uniform dequantisation."
     probe, n = how.get("probe"), x[0].numel() * _parts(model)[0].k
-    require(not tighten or _probe(probe, n) is exact, "tighten wants exact traces: pass probe=exact")
-    W = torch.stack([log_prob(model, dequantise(x, generator, levels), generator=generator, **how).value for _ in range(draws)])
+    require(
+        not tighten or _probe(probe, n) is exact,
+        "tighten wants exact traces: pass probe=exact",
+    )
+    W = torch.stack(
+        [
+            log_prob(
+                model, dequantise(x, generator, levels), generator=generator, **how
+            ).value
+            for _ in range(draws)
+        ]
+    )
     value, error = _combine(W, True, tighten)
-    return Estimate(nats_to_bits(value, x[0].numel(), levels), error / (x[0].numel() * math.log(2)))
+    return Estimate(
+        nats_to_bits(value, x[0].numel(), levels), error / (x[0].numel() * math.log(2))
+    )
 
 # %% ../nbs/09_likelihood.ipynb #090043
-def equal_portions(diffusion: LinearDiffusion,
-                   z: Tensor,                  # (batch, *comp, k), for its shape and device
-                   t0: float,                  # first time
-                   variance: float | Tensor,   # () or (*comp) of the data
-                   n: int = 512,               # size of the table
-                   ):                          # function of uniform u (batch,): times (batch,) and their density (batch,)
+def equal_portions(
+    diffusion: LinearDiffusion,
+    z: Tensor,  # (batch, *comp, k), for its shape and device
+    t0: float,  # first time
+    variance: float | Tensor,  # () or (*comp) of the data
+    n: int = 512,  # size of the table
+):  # function of uniform u (batch,): times (batch,) and their density (batch,)
     "Times spread as $-d\\sum\\log(1 + λ|w|^2)$, the share of the likelihood that is settled there."
-    s = torch.linspace(max(t0, 1e-12) ** .5, 1, n + 1, dtype=torch.float64, device=z.device)
-    w = diffusion.frame(s ** 2, z[:1].double().expand(n + 1, *z.shape[1:])).w
-    settled = torch.log1p(torch.as_tensor(variance).to(w) * w.square().sum(-1)).expand(n + 1, *z.shape[1:-1]).flatten(1).sum(1)
-    mass = .95 * -settled.diff() / (settled[0] - settled[-1]) + .05 / n                   # a few everywhere, should the variances be wrong
-    t, total = s ** 2, torch.cat([mass.new_zeros(1), mass.cumsum(0)])
+    s = torch.linspace(
+        max(t0, 1e-12) ** 0.5, 1, n + 1, dtype=torch.float64, device=z.device
+    )
+    w = diffusion.frame(s**2, z[:1].double().expand(n + 1, *z.shape[1:])).w
+    settled = (
+        torch.log1p(torch.as_tensor(variance).to(w) * w.square().sum(-1))
+        .expand(n + 1, *z.shape[1:-1])
+        .flatten(1)
+        .sum(1)
+    )
+    mass = (
+        0.95 * -settled.diff() / (settled[0] - settled[-1]) + 0.05 / n
+    )  # a few everywhere, should the variances be wrong
+    t, total = s**2, torch.cat([mass.new_zeros(1), mass.cumsum(0)])
+
     def times(u: Tensor) -> tuple[Tensor, Tensor]:
         i = torch.searchsorted(total, u.to(total) * total[-1]).clamp(1, n) - 1
         width = t[i + 1] - t[i]
-        return t[i] + width * ((u.to(total) * total[-1] - total[i]) / mass[i]).clamp(0, 1), mass[i] / width / total[-1]
+        return t[i] + width * ((u.to(total) * total[-1] - total[i]) / mass[i]).clamp(
+            0, 1
+        ), mass[i] / width / total[-1]
+
     return times
 
 # %% ../nbs/09_likelihood.ipynb #090045
 @torch.no_grad()
-def _wrong(diffusion: LinearDiffusion, score, chi: Tensor, t, lam: Tensor, generator, where, draw: int) -> tuple:
+def _wrong(
+    diffusion: LinearDiffusion,
+    score,
+    chi: Tensor,
+    t,
+    lam: Tensor,
+    generator,
+    where,
+    draw: int,
+) -> tuple:
     "Noise data up to t: δ, the error of the score against the one that knows the start; and χ - χ̂ for the score of variances `lam`."
-    noise = torch.randn(*chi.shape, diffusion.k, generator=generator, device=where, dtype=chi.dtype).to(chi)
+    noise = torch.randn(
+        *chi.shape, diffusion.k, generator=generator, device=where, dtype=chi.dtype
+    ).to(chi)
     frame = diffusion.frame(t, noise)
-    s = _alike(score(act(frame.Phi[..., :1], chi[..., None]) + act(frame.T, noise), t), noise)
+    s = _alike(
+        score(act(frame.Phi[..., :1], chi[..., None]) + act(frame.T, noise), t), noise
+    )
     bad = ~s.isfinite().flatten(1).all(1)
     at = torch.as_tensor(t).expand(len(bad))[bad].tolist()
-    require(not at, f"the score is not finite in draw {draw + 1} at t = {at and at[0]:.4g}" if at else "")
+    require(
+        not at,
+        f"the score is not finite in draw {draw + 1} at t = {at and at[0]:.4g}"
+        if at
+        else "",
+    )
     noise, w = noise.double(), frame.w
-    return s.double() + act(frame.inverse.mT, noise), (chi - lam * (w * noise).sum(-1)) / (1 + lam * w.square().sum(-1))
+    return s.double() + act(frame.inverse.mT, noise), (
+        chi - lam * (w * noise).sum(-1)
+    ) / (1 + lam * w.square().sum(-1))
+
 
 def _decoder(chi: Tensor, a: Tensor, lam: Tensor, off: Tensor | float) -> Tensor:
     "Log density of data by a decoder that sees them with the signal-to-noise ratio `a`, (batch,)."
     v, square = torch.where(lam > 0, lam / (1 + lam * a), 1 / a), chi.double().square()
-    known = (square / lam.clamp(min=1e-300) + lam * a) / (1 + lam * a)      # expected error of a Gaussian's data prediction, over v
-    return -(torch.where(lam > 0, known + off / v, 1.) + v.log() + math.log(2 * math.pi)).flatten(1).sum(1) / 2
+    known = (square / lam.clamp(min=1e-300) + lam * a) / (
+        1 + lam * a
+    )  # expected error of a Gaussian's data prediction, over v
+    return (
+        -(torch.where(lam > 0, known + off / v, 1.0) + v.log() + math.log(2 * math.pi))
+        .flatten(1)
+        .sum(1)
+        / 2
+    )
+
 
 def _divergence(last: GaussianScore, chi: Tensor, w: Tensor) -> Tensor:
     "Of the state at t = 1, given the data, from a prior that is the law of noised Gaussian data: (batch,)."
@@ -330,42 +599,76 @@ def _divergence(last: GaussianScore, chi: Tensor, w: Tensor) -> Tensor:
     each = p * last.remaining(p, w) - last.explained(w)
     return (each.expand_as(p).flatten(1).sum(1) + last.log_det(w)) / 2
 
+
 def _path(chi: Tensor, lam: Tensor, a: Tensor) -> Tensor:
     "Half of the integral over the signal-to-noise ratio, up to a, of the expected $(χ - χ̂)^2$ of a Gaussian of variances `lam`."
     x = 1 + lam * a
     return (x.log() + (1 - chi.double().square() / lam) / x) / 2
 
 # %% ../nbs/09_likelihood.ipynb #090046
-def elbo(model,                        # as for log_prob
-         x: Tensor,                    # (batch, *data), floating
-         labels: Tensor | None = None, # (batch,)
-         draws: int = 16,              # of time and noise for each sample; standard errors want 2 or more
-         t0: float | None = None,      # where the decoder takes over; None: `first_time`
-         prior: Tensor | float | Gaussian | Factors = 0.,  # variances () or (*comp) of the data that prior and decoder know, or a law, for the prior; 0: neither does
-         generator: torch.Generator | None = None) -> Estimate:        # (batch,) nats
+def elbo(
+    model,  # as for log_prob
+    x: Tensor,  # (batch, *data), floating
+    labels: Tensor | None = None,  # (batch,)
+    draws: int = 16,  # of time and noise for each sample; standard errors want 2 or more
+    t0: float | None = None,  # where the decoder takes over; None: `first_time`
+    prior: Tensor
+    | float
+    | Gaussian
+    | Factors = 0.0,  # variances () or (*comp) of the data that prior and decoder know, or a law, for the prior; 0: neither does
+    generator: torch.Generator | None = None,
+) -> Estimate:  # (batch,) nats
     "A bound on the log density of data under the stochastic process of a score: the likelihood-weighted training loss."
     diffusion, basis, score = _parts(model, labels)
     require(draws >= 1, f"want at least one draw: got {draws}")
     chi, volume = _components(basis, x)
-    law = prior if isinstance(prior, (Gaussian, Factors)) else Gaussian(torch.zeros(chi.shape[1:]), torch.as_tensor(prior).double().expand(chi.shape[1:]))
-    z, lam = chi.new_zeros(*chi.shape, diffusion.k), law.component_variances.to(chi.device)
+    law = (
+        prior
+        if isinstance(prior, (Gaussian, Factors))
+        else Gaussian(
+            torch.zeros(chi.shape[1:]),
+            torch.as_tensor(prior).double().expand(chi.shape[1:]),
+        )
+    )
+    z, lam = (
+        chi.new_zeros(*chi.shape, diffusion.k),
+        law.component_variances.to(chi.device),
+    )
     known, t0 = bool((lam > 0).all()), first_time(diffusion, z) if t0 is None else t0
-    require((known or not bool(lam.any())) and 0 <= t0 < 1, f"want t0 in [0, 1) and all variances > 0, or 0: got {t0} and {prior}")
+    require(
+        (known or not bool(lam.any())) and 0 <= t0 < 1,
+        f"want t0 in [0, 1) and all variances > 0, or 0: got {t0} and {prior}",
+    )
     near = lam if known else torch.ones_like(lam)
     times, D = equal_portions(diffusion, z, t0, near), diffusion.on(z).D
-    last = _divergence(GaussianScore(diffusion, law), chi, diffusion.frame(1., z).w)
-    a, b = (diffusion.frame(t, z).w.square().sum(-1) for t in (t0, 1.))
+    last = _divergence(GaussianScore(diffusion, law), chi, diffusion.frame(1.0, z).w)
+    a, b = (diffusion.frame(t, z).w.square().sum(-1) for t in (t0, 1.0))
     gauss, W = (_path(chi, near, a) - _path(chi, near, b)).flatten(1).sum(1), []
     for j in range(draws):
         where = chi.device if generator is None else generator.device
-        t, density = times((j + torch.rand(len(chi), generator=generator, device=where, dtype=torch.float64)).to(chi.device) / draws)
+        t, density = times(
+            (
+                j
+                + torch.rand(
+                    len(chi), generator=generator, device=where, dtype=torch.float64
+                )
+            ).to(chi.device)
+            / draws
+        )
         delta, miss = _wrong(diffusion, score, chi, t, near, generator, where, j)
         inverse, w = diffusion.frame(t, z)[2:]
-        excess = (delta * act(D, delta)).sum(-1) - miss.square() * (act(inverse.mT, w) * act(D, act(inverse.mT, w))).sum(-1)
-        loss, off = (diffusion.beta(t, z) * excess).flatten(1).sum(1) / density / 2 + gauss, 0.
+        excess = (delta * act(D, delta)).sum(-1) - miss.square() * (
+            act(inverse.mT, w) * act(D, act(inverse.mT, w))
+        ).sum(-1)
+        loss, off = (
+            (diffusion.beta(t, z) * excess).flatten(1).sum(1) / density / 2 + gauss,
+            0.0,
+        )
         if known:
             delta, miss = _wrong(diffusion, score, chi, t0, near, generator, where, j)
             T, w = diffusion.whitened(t0, z)
-            off = ((act(T.mT, delta) * w).sum(-1) / w.square().sum(-1)).square() - miss.square()
+            off = (
+                (act(T.mT, delta) * w).sum(-1) / w.square().sum(-1)
+            ).square() - miss.square()
         W.append(_decoder(chi, a, lam, off) - last - loss - volume)
     return _combine(torch.stack(W), True, False)

@@ -23,24 +23,32 @@ def eps_weight(diffusion: LinearDiffusion, t, z: Tensor) -> Tensor:
     used = D.abs().sum(-1).reshape(-1, diffusion.k).amax(0) > 0
     return torch.diag((used.cumsum(0) > 0).double())
 
+
 def likelihood_weight(diffusion: LinearDiffusion, t, z: Tensor) -> Tensor:
     "$L^{-1}βDL^{-⊤}$, (batch or 1, *comp or 1s, k, k): the weight βD on the error of the score."
     inv = tril_inverse(diffusion.kernel(t, z)[1])
     return diffusion.beta(t, z)[..., None, None] * (inv @ diffusion.on(z).D @ inv.mT)
 
 # %% ../nbs/07_loss.ipynb #070010
-def moving(weight=eps_weight,   # eps_weight, likelihood_weight, or your own
-           ):
+def moving(
+    weight=eps_weight,  # eps_weight, likelihood_weight, or your own
+):
     "The same weight, but 0 for components whose clock stands still."
+
     def inner(diffusion: LinearDiffusion, t, z: Tensor) -> Tensor:
-        return (diffusion.beta(t, z) > 0).double()[..., None, None] * weight(diffusion, t, z)
+        return (diffusion.beta(t, z) > 0).double()[..., None, None] * weight(
+            diffusion, t, z
+        )
+
     return inner
 
 # %% ../nbs/07_loss.ipynb #070015
-def spread_times(n: int,                     # batch size
-                 generator: torch.Generator | None = None,
-                 eps: float = 1e-5,          # smallest time, in (0, 1)
-                 device=None) -> Tensor:     # (n,) float64, in random order
+def spread_times(
+    n: int,  # batch size
+    generator: torch.Generator | None = None,
+    eps: float = 1e-5,  # smallest time, in (0, 1)
+    device=None,
+) -> Tensor:  # (n,) float64, in random order
     "Times in [eps, 1], each uniform, together evenly spread."
     require(0 < eps < 1, f"the smallest time must be in (0, 1): got {eps}")
     where = generator.device if generator is not None else device
@@ -48,51 +56,91 @@ def spread_times(n: int,                     # batch size
     i = torch.randperm(n, generator=generator, device=where)
     return (eps + (1 - eps) * ((i + u) / n % 1)).to(device or where)
 
-def score_matching(diffusion: LinearDiffusion,
-                   eps_model,                   # function (z, t) -> predicted noise, both (batch, *comp, k)
-                   chi0: Tensor,                # (batch, *comp) components of data
-                   t: Tensor,                   # (batch,)
-                   noise: Tensor,               # (batch, *comp, k) standard normal
-                   aux_noise: Tensor | None = None,  # (batch, *comp, k-1) standard normal, for DSM
-                   weight=eps_weight,           # eps_weight, likelihood_weight, or your own
-                   ) -> Tensor:                 # (batch,) mean over components, sum over phases
+
+def score_matching(
+    diffusion: LinearDiffusion,
+    eps_model,  # function (z, t) -> predicted noise, both (batch, *comp, k)
+    chi0: Tensor,  # (batch, *comp) components of data
+    t: Tensor,  # (batch,)
+    noise: Tensor,  # (batch, *comp, k) standard normal
+    aux_noise: Tensor | None = None,  # (batch, *comp, k-1) standard normal, for DSM
+    weight=eps_weight,  # eps_weight, likelihood_weight, or your own
+) -> Tensor:  # (batch,) mean over components, sum over phases
     "Denoising or hybrid score matching, by the diffusion's own start."
     aux0 = None if diffusion.aux0 is None else diffusion.draw_aux(aux_noise)
     p = diffusion.perturb(chi0, t, noise, aux0)
     error = eps_model(p.z, t) - p.eps
-    require(error.shape == noise.shape, f"the model must return noise of shape {tuple(noise.shape)}: got an error of shape {tuple(error.shape)}")
+    require(
+        error.shape == noise.shape,
+        f"the model must return noise of shape {tuple(noise.shape)}: got an error of shape {tuple(error.shape)}",
+    )
     return (error * act(weight(diffusion, t, p.z), error)).sum(-1).flatten(1).mean(1)
 
 # %% ../nbs/07_loss.ipynb #070018
-def snr_times(diffusion: LinearDiffusion,
-              variances: float | Tensor = 1.,     # () or (*comp) of the data's components in the scale of the diffusion, > 0
-              weights: Tensor | None = None,      # (*comp) how often to look at each component; None: as `variances`
-              share: float = 1.,                  # of the times; the others are uniform
-              eps: float = 1e-5,                  # smallest time
-              n: int = 2048,                      # size of the table for one clock, a sixteenth for each of many
-              ):                                  # function (u, another diffusion or None), giving times (batch,) for uniform u (batch,), float64
+def snr_times(
+    diffusion: LinearDiffusion,
+    variances: float
+    | Tensor = 1.0,  # () or (*comp) of the data's components in the scale of the diffusion, > 0
+    weights: Tensor
+    | None = None,  # (*comp) how often to look at each component; None: as `variances`
+    share: float = 1.0,  # of the times; the others are uniform
+    eps: float = 1e-5,  # smallest time
+    n: int = 2048,  # size of the table for one clock, a sixteenth for each of many
+):  # function (u, another diffusion or None), giving times (batch,) for uniform u (batch,), float64
     "Times at which the log-SNR of a component, picked by its variance, is distributed as under the cosine schedule."
     v = torch.as_tensor(variances, dtype=torch.float64).detach().cpu()
-    p = v if weights is None else torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
-    require(bool((v > 0).all() and (p >= 0).all() and p.sum() > 0), f"variances must be > 0, weights ≥ 0: got down to {v.min():.3g} and {p.min():.3g}")
-    require(p.shape == v.shape and 0 <= share <= 1, f"got weights of shape {tuple(p.shape)} for variances {tuple(v.shape)}, share={share}: want the same shape, and a share in [0, 1]")
+    p = (
+        v
+        if weights is None
+        else torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
+    )
+    require(
+        bool((v > 0).all() and (p >= 0).all() and p.sum() > 0),
+        f"variances must be > 0, weights ≥ 0: got down to {v.min():.3g} and {p.min():.3g}",
+    )
+    require(
+        p.shape == v.shape and 0 <= share <= 1,
+        f"got weights of shape {tuple(p.shape)} for variances {tuple(v.shape)}, share={share}: want the same shape, and a share in [0, 1]",
+    )
     v, p = Const(v.log()), Const(p / p.sum())
 
     def table(d: LinearDiffusion, m: int, u: Tensor) -> tuple[Tensor, Tensor]:
         "Times, rising, and their distribution function."
         t = torch.linspace(eps, 1, m, dtype=torch.float64, device=u.device)
-        if d.is_scalar: t = eps ** (1 - t)
-        level = d.log_snr(t, u.new_zeros(m, *(v.value.shape or d.schedule.shape or d.recipe.shape or (1,)), d.k)) + v.like(u)
-        U = (2 / math.pi * torch.atan(torch.exp(-level / 2)) * p.like(u)).flatten(1).sum(1)
+        if d.is_scalar:
+            t = eps ** (1 - t)
+        level = d.log_snr(
+            t,
+            u.new_zeros(
+                m, *(v.value.shape or d.schedule.shape or d.recipe.shape or (1,)), d.k
+            ),
+        ) + v.like(u)
+        U = (
+            (2 / math.pi * torch.atan(torch.exp(-level / 2)) * p.like(u))
+            .flatten(1)
+            .sum(1)
+        )
         U = (U - U[0]) / (U[-1] - U[0]).clamp(min=1e-300)
         return t, share * U + (1 - share) * (t - t[0]) / (t[-1] - t[0])
 
     def times(u: Tensor, other: LinearDiffusion | None = None) -> Tensor:
         d = diffusion if other is None else other
-        if d.schedule.count is not None:                         # the clocks of a batch, each with its own images
+        if (
+            d.schedule.count is not None
+        ):  # the clocks of a batch, each with its own images
             clocks = d.schedule.members
-            return torch.cat([times(part, replace(d, schedule=c)) for part, c in zip(u.tensor_split(len(clocks)), clocks)])
+            return torch.cat(
+                [
+                    times(part, replace(d, schedule=c))
+                    for part, c in zip(u.tensor_split(len(clocks)), clocks)
+                ]
+            )
         t, U = table(d, n if d.is_scalar else n // 16, u.double())
         i = torch.searchsorted(U, u.double()).clamp(1, len(t) - 1)
-        return torch.lerp(t[i - 1], t[i], ((u - U[i - 1]) / (U[i] - U[i - 1]).clamp(min=1e-300)).clamp(0, 1))
+        return torch.lerp(
+            t[i - 1],
+            t[i],
+            ((u - U[i - 1]) / (U[i] - U[i - 1]).clamp(min=1e-300)).clamp(0, 1),
+        )
+
     return times

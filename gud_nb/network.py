@@ -20,110 +20,187 @@ from .core import require
 # %% ../nbs/11_network.ipynb #110005
 class FourierEmbedding(nn.Module):
     "Sines and cosines of the log-SNR, their wavelengths in geometric progression."
-    def __init__(self,
+
+    def __init__(
+        self,
         features: int = 32,  # size of the output, even: half sines, half cosines
-        low: float = -20.,   # log-SNR below this counts as this
-        high: float = 30.,   # log-SNR above this counts as this
-        finest: float = 4.,  # shortest wavelength, in units of log-SNR; the longest is 4 (high - low)
+        low: float = -20.0,  # log-SNR below this counts as this
+        high: float = 30.0,  # log-SNR above this counts as this
+        finest: float = 4.0,  # shortest wavelength, in units of log-SNR; the longest is 4 (high - low)
     ):
         super().__init__()
-        require(features > 0 and features % 2 == 0, f"got features={features}: wanted an even number, a sine and a cosine a wave")
-        require(low < high, f"got a log-SNR range from {low} to {high}: wanted low < high")
+        require(
+            features > 0 and features % 2 == 0,
+            f"got features={features}: wanted an even number, a sine and a cosine a wave",
+        )
+        require(
+            low < high, f"got a log-SNR range from {low} to {high}: wanted low < high"
+        )
         self.low, self.high = low, high
-        wavelengths = torch.logspace(math.log10(4 * (high - low)), math.log10(finest), features // 2, dtype=torch.float64)
-        self.register_buffer("frequencies", (2 * math.pi / wavelengths).float(), persistent=False)
+        wavelengths = torch.logspace(
+            math.log10(4 * (high - low)),
+            math.log10(finest),
+            features // 2,
+            dtype=torch.float64,
+        )
+        self.register_buffer(
+            "frequencies", (2 * math.pi / wavelengths).float(), persistent=False
+        )
 
-    def forward(self,
+    def forward(
+        self,
         noise_level: Tensor,  # (batch,) log-SNR, any real number, infinite ones included
     ) -> Tensor:  # (batch, features)
-        angles = (noise_level.to(self.frequencies.dtype).clamp(self.low, self.high) - self.low)[:, None] * self.frequencies
+        angles = (
+            noise_level.to(self.frequencies.dtype).clamp(self.low, self.high) - self.low
+        )[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], -1)
 
 # %% ../nbs/11_network.ipynb #110011
-def bands(order: Tensor,  # (*comp) any order of the components
-          n: int,         # groups, at most
-          ) -> Tensor:    # (*comp) int64 from 0, rising with the order, none of them empty
+def bands(
+    order: Tensor,  # (*comp) any order of the components
+    n: int,  # groups, at most
+) -> Tensor:  # (*comp) int64 from 0, rising with the order, none of them empty
     "Components in groups of neighbouring order."
     require(n >= 1, f"want at least one group: got n={n}")
-    values, place, counts = torch.as_tensor(order).unique(return_inverse=True, return_counts=True)
-    middle = (counts.cumsum(0) - counts / 2) / counts.sum()                     # of each distinct value, as a share of all
+    values, place, counts = torch.as_tensor(order).unique(
+        return_inverse=True, return_counts=True
+    )
+    middle = (
+        counts.cumsum(0) - counts / 2
+    ) / counts.sum()  # of each distinct value, as a share of all
     return (middle * n).long().clamp(max=n - 1).unique(return_inverse=True)[1][place]
 
 # %% ../nbs/11_network.ipynb #110014
 class NoisingState(nn.Module):
     "A token for each group of components: how noisy it is, and which one it is."
-    def __init__(self,
-        groups: int,      # number of groups
+
+    def __init__(
+        self,
+        groups: int,  # number of groups
         width: int = 32,  # size of a token
     ):
         super().__init__()
         fourier = FourierEmbedding()
-        self.noise = nn.Sequential(fourier, nn.Linear(2 * len(fourier.frequencies), width))
+        self.noise = nn.Sequential(
+            fourier, nn.Linear(2 * len(fourier.frequencies), width)
+        )
         self.which = nn.Parameter(torch.randn(groups, width) / 2)
 
-    def forward(self,
+    def forward(
+        self,
         noise_level: Tensor,  # (batch, groups) log-SNR
     ) -> Tensor:  # (batch, groups, width)
         want = len(self.which)
-        require(noise_level.ndim == 2 and noise_level.shape[1] == want,
-                f"got noise levels of shape {tuple(noise_level.shape)}: this network wants (batch, {want}), one for each group of components")
-        return F.silu(self.noise(noise_level.flatten()).unflatten(0, noise_level.shape) + self.which)
+        require(
+            noise_level.ndim == 2 and noise_level.shape[1] == want,
+            f"got noise levels of shape {tuple(noise_level.shape)}: this network wants (batch, {want}), one for each group of components",
+        )
+        return F.silu(
+            self.noise(noise_level.flatten()).unflatten(0, noise_level.shape)
+            + self.which
+        )
 
 # %% ../nbs/11_network.ipynb #110017
 class Conditioning(nn.Module):
     "One vector for each image: its noise, all at once or by groups of components, and its class."
-    def __init__(self,
-        embed: int,           # size of the vector
-        classes: int = 0,     # number of classes; 0: unconditional
-        groups: int = 0,      # of components, each with a log-SNR of its own; 0: one log-SNR for all
-        tokens: bool = False, # hand the tokens of the groups on; the vector then hears their mean log-SNR only
+
+    def __init__(
+        self,
+        embed: int,  # size of the vector
+        classes: int = 0,  # number of classes; 0: unconditional
+        groups: int = 0,  # of components, each with a log-SNR of its own; 0: one log-SNR for all
+        tokens: bool = False,  # hand the tokens of the groups on; the vector then hears their mean log-SNR only
     ):
         super().__init__()
-        require(groups > 0 or not tokens, f"got groups={groups} and tokens: wanted groups > 0, there is a token for each")
-        self.classes, self.groups, fourier, hidden = classes, groups, FourierEmbedding(), nn.Linear(embed, embed)
+        require(
+            groups > 0 or not tokens,
+            f"got groups={groups} and tokens: wanted groups > 0, there is a token for each",
+        )
+        self.classes, self.groups, fourier, hidden = (
+            classes,
+            groups,
+            FourierEmbedding(),
+            nn.Linear(embed, embed),
+        )
         self.state = NoisingState(groups) if groups else None
         self.tokens = nn.Linear(self.state.which.shape[1], embed) if tokens else None
-        self.noise = (nn.Sequential(nn.Flatten(), nn.Linear(self.state.which.numel(), embed), nn.SiLU(), hidden) if groups and not tokens else
-                      nn.Sequential(fourier, nn.Linear(2 * len(fourier.frequencies), embed), nn.SiLU(), hidden))
+        self.noise = (
+            nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(self.state.which.numel(), embed),
+                nn.SiLU(),
+                hidden,
+            )
+            if groups and not tokens
+            else nn.Sequential(
+                fourier,
+                nn.Linear(2 * len(fourier.frequencies), embed),
+                nn.SiLU(),
+                hidden,
+            )
+        )
         self.label = nn.Embedding(classes + 1, embed) if classes else None
 
-    def forward(self,
-        noise_level: Tensor,           # (batch,) log-SNR, or (batch, groups)
-        labels: Tensor | None = None,  # (batch,) integers 0..classes; `classes` and None both mean "no class"
+    def forward(
+        self,
+        noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
+        labels: Tensor
+        | None = None,  # (batch,) integers 0..classes; `classes` and None both mean "no class"
     ) -> Tensor:  # (batch, embed), or with tokens (batch, 1 + groups, embed)
-        require(labels is None or self.classes > 0, "got labels for a network of classes=0: leave them out, or build it with classes=n")
+        require(
+            labels is None or self.classes > 0,
+            "got labels for a network of classes=0: leave them out, or build it with classes=n",
+        )
         state = self.state(noise_level) if self.groups else None
-        c = self.noise(noise_level if state is None else noise_level.mean(1) if self.tokens else state)
+        c = self.noise(
+            noise_level
+            if state is None
+            else noise_level.mean(1)
+            if self.tokens
+            else state
+        )
         if self.label is not None:
-            if labels is None: labels = torch.full(c.shape[:1], self.classes, device=c.device)
+            if labels is None:
+                labels = torch.full(c.shape[:1], self.classes, device=c.device)
             c = c + self.label(labels)
-        return F.silu(c) if self.tokens is None else torch.cat([F.silu(c)[:, None], self.tokens(state)], 1)
+        return (
+            F.silu(c)
+            if self.tokens is None
+            else torch.cat([F.silu(c)[:, None], self.tokens(state)], 1)
+        )
 
 # %% ../nbs/11_network.ipynb #110020
 def modulated_norm(
-    h: Tensor,      # (batch, channels, H, W)
+    h: Tensor,  # (batch, channels, H, W)
     scale: Tensor,  # (batch, channels): the normalised h is multiplied by 1 + scale
     shift: Tensor,  # (batch, channels): added after
-    groups: int,    # number of groups that `channels` is divided into
+    groups: int,  # number of groups that `channels` is divided into
 ) -> Tensor:  # (batch, channels, H, W)
     "Group norm whose weights are each image's own."
     together = h.flatten(0, 1)[None]
-    return F.group_norm(together, groups * len(h), (1 + scale).flatten(), shift.flatten()).view(h.shape)
+    return F.group_norm(
+        together, groups * len(h), (1 + scale).flatten(), shift.flatten()
+    ).view(h.shape)
 
 # %% ../nbs/11_network.ipynb #110023
 def zeroed(
     layer: nn.Module,  # any module with parameters
 ) -> nn.Module:  # the same module, which now answers 0
     "The layer, all its parameters set to zero in place."
-    for p in layer.parameters(): nn.init.zeros_(p)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
+
 
 class ResidualBlock(nn.Module):
     "x + conv(silu(modulated_norm(conv(silu(norm(x)))))), the last convolution zero at the start."
-    def __init__(self,
-        channels: int,       # channels that arrive and leave
-        embed: int,          # size of the conditioning vector
-        dropout: float = 0., # 0..1, before the last convolution
+
+    def __init__(
+        self,
+        channels: int,  # channels that arrive and leave
+        embed: int,  # size of the conditioning vector
+        dropout: float = 0.0,  # 0..1, before the last convolution
     ):
         super().__init__()
         self.groups = math.gcd(channels, 8)
@@ -133,7 +210,8 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor,  # (batch, channels, H, W)
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, channels, H, W)
@@ -144,8 +222,10 @@ class ResidualBlock(nn.Module):
 # %% ../nbs/11_network.ipynb #110026
 class SelfAttention(nn.Module):
     "Every pixel looks at every other; the output projection is zero at the start."
-    def __init__(self,
-        channels: int,         # channels that arrive and leave
+
+    def __init__(
+        self,
+        channels: int,  # channels that arrive and leave
         head_width: int = 32,  # channels of one head where that divides `channels`; else one head takes them all
     ):
         super().__init__()
@@ -154,47 +234,67 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor,  # (batch, channels, H, W)
     ) -> Tensor:  # (batch, channels, H, W)
-        qkv = self.qkv(self.norm(x)).unflatten(1, (3, self.heads, -1)).flatten(-2).transpose(-1, -2)   # (batch, 3, heads, pixels, width)
+        qkv = (
+            self.qkv(self.norm(x))
+            .unflatten(1, (3, self.heads, -1))
+            .flatten(-2)
+            .transpose(-1, -2)
+        )  # (batch, 3, heads, pixels, width)
         h = F.scaled_dot_product_attention(*qkv.unbind(1))
         return x + self.proj(h.transpose(-1, -2).reshape(x.shape))
 
+
 class CrossAttention(nn.Module):
     "Every pixel asks the tokens; the output projection is zero at the start."
-    def __init__(self,
+
+    def __init__(
+        self,
         channels: int,  # channels that arrive and leave
-        embed: int,     # size of a token
+        embed: int,  # size of a token
     ):
         super().__init__()
         self.norm = nn.GroupNorm(math.gcd(channels, 8), channels)
-        self.q, self.kv, self.proj = nn.Conv2d(channels, channels, 1), nn.Linear(embed, 2 * channels), zeroed(nn.Conv2d(channels, channels, 1))
+        self.q, self.kv, self.proj = (
+            nn.Conv2d(channels, channels, 1),
+            nn.Linear(embed, 2 * channels),
+            zeroed(nn.Conv2d(channels, channels, 1)),
+        )
 
-    def forward(self,
-        x: Tensor,       # (batch, channels, H, W)
+    def forward(
+        self,
+        x: Tensor,  # (batch, channels, H, W)
         tokens: Tensor,  # (batch, groups, embed)
     ) -> Tensor:  # (batch, channels, H, W)
-        q, (k, v) = self.q(self.norm(x)).flatten(2).transpose(1, 2), self.kv(tokens).chunk(2, -1)
+        q, (k, v) = (
+            self.q(self.norm(x)).flatten(2).transpose(1, 2),
+            self.kv(tokens).chunk(2, -1),
+        )
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj(h.transpose(1, 2).reshape(x.shape))
 
 # %% ../nbs/11_network.ipynb #110027
 class Block(nn.Module):
     "A residual block, followed by attention to the noising state and to itself where that is asked for."
-    def __init__(self,
-        channels: int,            # channels that arrive and leave
-        embed: int,               # size of the conditioning vector
-        dropout: float = 0.,      # 0..1, in the residual block
+
+    def __init__(
+        self,
+        channels: int,  # channels that arrive and leave
+        embed: int,  # size of the conditioning vector
+        dropout: float = 0.0,  # 0..1, in the residual block
         attention: bool = False,  # whether self-attention follows
-        cross: bool = False,      # whether attention to the tokens of the noising state follows
+        cross: bool = False,  # whether attention to the tokens of the noising state follows
     ):
         super().__init__()
         self.residual = ResidualBlock(channels, embed, dropout)
         self.cross = CrossAttention(channels, embed) if cross else None
         self.attention = SelfAttention(channels) if attention else nn.Identity()
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor,  # (batch, channels, H, W)
         c: Tensor,  # (batch, embed) conditioning vector, or with tokens (batch, 1 + groups, embed)
     ) -> Tensor:  # (batch, channels, H, W)
@@ -204,54 +304,71 @@ class Block(nn.Module):
 # %% ../nbs/11_network.ipynb #110033
 class Blocks(nn.ModuleList):
     "Blocks one after the other, all given the same conditioning vector."
-    def __init__(self,
-        blocks=(),  # modules called as block(x, c)
-    ): super().__init__(blocks)
 
-    def forward(self,
+    def __init__(
+        self,
+        blocks=(),  # modules called as block(x, c)
+    ):
+        super().__init__(blocks)
+
+    def forward(
+        self,
         x: Tensor,  # (batch, channels, H, W)
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, channels, H, W)
-        for block in self: x = block(x, c)
+        for block in self:
+            x = block(x, c)
         return x
+
 
 class Level(nn.Module):
     "Blocks down, what happens on the coarser grids, and blocks up that read what each block down left."
-    def __init__(self,
-        down: list,        # blocks on the way down
+
+    def __init__(
+        self,
+        down: list,  # blocks on the way down
         inner: nn.Module,  # what happens in between: inner(x, c) keeps the shape of x
-        up: list,          # as many blocks on the way up
-        channels: int,     # channels of all of them
+        up: list,  # as many blocks on the way up
+        channels: int,  # channels of all of them
     ):
         super().__init__()
-        require(len(down) == len(up), f"got {len(down)} blocks down and {len(up)} up: wanted as many, for each hands over to its opposite")
+        require(
+            len(down) == len(up),
+            f"got {len(down)} blocks down and {len(up)} up: wanted as many, for each hands over to its opposite",
+        )
         self.down, self.inner, self.up = nn.ModuleList(down), inner, nn.ModuleList(up)
         self.skip = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in up)
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor,  # (batch, channels, H, W)
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, channels, H, W)
         left = []
-        for block in self.down: left.append(x := block(x, c))
+        for block in self.down:
+            left.append(x := block(x, c))
         x = self.inner(x, c)
-        for block, skip in zip(self.up, self.skip): x = block(x + skip(left.pop()), c)
+        for block, skip in zip(self.up, self.skip):
+            x = block(x + skip(left.pop()), c)
         return x
 
 # %% ../nbs/11_network.ipynb #110035
 class Coarser(nn.Module):
     "Whatever `inner` does, done on a grid of half the size."
-    def __init__(self,
-        inner: nn.Module,    # inner(x, c) keeps the shape of x
-        channels: int,       # channels outside
-        inner_channels: int, # channels that inner works on
+
+    def __init__(
+        self,
+        inner: nn.Module,  # inner(x, c) keeps the shape of x
+        channels: int,  # channels outside
+        inner_channels: int,  # channels that inner works on
     ):
         super().__init__()
         self.halve = nn.Conv2d(channels, inner_channels, 3, padding=1, stride=2)
         self.inner = inner
         self.narrow = nn.Conv2d(inner_channels, channels, 1)
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor,  # (batch, channels, H, W), H and W even
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, channels, H, W)
@@ -260,51 +377,98 @@ class Coarser(nn.Module):
 # %% ../nbs/11_network.ipynb #110040
 class UNet(nn.Module):
     "Levels nested in one another, the noise level read by every block."
-    def __init__(self,
-        channels_in: int,                 # channels of x: image channels × phase coordinates
-        channels_out: int | None = None,  # channels of the output; None: as many as come in
-        width: int = 16,                  # the unit of channels
-        mults=(1, 2, 2),                  # channels of each level in units of width; each level halves the grid of the one before
-        blocks: int = 1,                  # blocks on each level, each way
-        attention=(),                     # levels (0: the finest) whose blocks attend
-        classes: int = 0,                 # number of classes; 0: unconditional
-        dropout: float = 0.,              # 0..1, in the residual blocks
-        embed: int | None = None,         # size of the conditioning vector; None: 8 × width
-        middle: int = 5,                  # further blocks at the bottom
-        groups: int = 0,                  # of components, each with a log-SNR of its own; 0: one log-SNR for all
-        cross=(),                         # levels whose blocks attend to the groups; with none every block hears all groups in its vector
+
+    def __init__(
+        self,
+        channels_in: int,  # channels of x: image channels × phase coordinates
+        channels_out: int
+        | None = None,  # channels of the output; None: as many as come in
+        width: int = 16,  # the unit of channels
+        mults=(
+            1,
+            2,
+            2,
+        ),  # channels of each level in units of width; each level halves the grid of the one before
+        blocks: int = 1,  # blocks on each level, each way
+        attention=(),  # levels (0: the finest) whose blocks attend
+        classes: int = 0,  # number of classes; 0: unconditional
+        dropout: float = 0.0,  # 0..1, in the residual blocks
+        embed: int | None = None,  # size of the conditioning vector; None: 8 × width
+        middle: int = 5,  # further blocks at the bottom
+        groups: int = 0,  # of components, each with a log-SNR of its own; 0: one log-SNR for all
+        cross=(),  # levels whose blocks attend to the groups; with none every block hears all groups in its vector
     ):
         super().__init__()
-        channels_out, embed, mults = channels_out or channels_in, embed or 8 * width, list(mults)
+        channels_out, embed, mults = (
+            channels_out or channels_in,
+            embed or 8 * width,
+            list(mults),
+        )
         attention, cross = list(attention), list(cross)
         require(len(mults) > 0, "got no mults: wanted one for each level, as (1, 2, 2)")
-        require(set(attention + cross) <= set(range(len(mults))), f"got attention={attention}, cross={cross}: mults={mults} has levels 0 to {len(mults) - 1}")
-        self.config = dict(channels_in=channels_in, channels_out=channels_out, width=width, mults=mults, blocks=blocks,
-                           attention=attention, classes=classes, dropout=dropout, embed=embed, middle=middle, groups=groups, cross=cross)
+        require(
+            set(attention + cross) <= set(range(len(mults))),
+            f"got attention={attention}, cross={cross}: mults={mults} has levels 0 to {len(mults) - 1}",
+        )
+        self.config = dict(
+            channels_in=channels_in,
+            channels_out=channels_out,
+            width=width,
+            mults=mults,
+            blocks=blocks,
+            attention=attention,
+            classes=classes,
+            dropout=dropout,
+            embed=embed,
+            middle=middle,
+            groups=groups,
+            cross=cross,
+        )
         chans, last = [width * m for m in mults], len(mults) - 1
-        def some(level, n): return [Block(chans[level], embed, dropout, level in attention, level in cross) for _ in range(n)]
+
+        def some(level, n):
+            return [
+                Block(chans[level], embed, dropout, level in attention, level in cross)
+                for _ in range(n)
+            ]
+
         body = Blocks(some(last, middle))
         for level in reversed(range(len(mults))):
             body = Level(some(level, blocks), body, some(level, blocks), chans[level])
-            if level: body = Coarser(body, chans[level - 1], chans[level])
+            if level:
+                body = Coarser(body, chans[level - 1], chans[level])
         self.conditioning = Conditioning(embed, classes, groups, tokens=bool(cross))
         self.stem = nn.Conv2d(channels_in, chans[0], 3, padding=1)
         self.body = body
-        self.head = nn.Sequential(nn.GroupNorm(math.gcd(chans[0], 8), chans[0]), nn.SiLU(),
-                                  zeroed(nn.Conv2d(chans[0], channels_out, 3, padding=1)))
+        self.head = nn.Sequential(
+            nn.GroupNorm(math.gcd(chans[0], 8), chans[0]),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(chans[0], channels_out, 3, padding=1)),
+        )
 
 # %% ../nbs/11_network.ipynb #110042
 @patch
-def forward(self: UNet,
-    x: Tensor,                     # (batch, channels_in, H, W)
-    noise_level: Tensor,           # (batch,) log-SNR, or (batch, groups)
+def forward(
+    self: UNet,
+    x: Tensor,  # (batch, channels_in, H, W)
+    noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
     labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
 ) -> Tensor:  # (batch, channels_out, H, W)
     "Zero before training; afterwards whatever it has learnt."
-    n, k, dtype = 2 ** (len(self.config["mults"]) - 1), self.config["channels_in"], self.stem.weight.dtype
-    require(x.ndim == 4 and x.shape[1] == k, f"got x of shape {tuple(x.shape)}: wanted (batch, {k}, H, W)")
-    require(x.shape[2] % n == 0 and x.shape[3] % n == 0, f"got images of {x.shape[2]}×{x.shape[3]}: {len(self.config['mults'])} levels "
-            f"want height and width divisible by {n}; pad the images or give fewer mults")
+    n, k, dtype = (
+        2 ** (len(self.config["mults"]) - 1),
+        self.config["channels_in"],
+        self.stem.weight.dtype,
+    )
+    require(
+        x.ndim == 4 and x.shape[1] == k,
+        f"got x of shape {tuple(x.shape)}: wanted (batch, {k}, H, W)",
+    )
+    require(
+        x.shape[2] % n == 0 and x.shape[3] % n == 0,
+        f"got images of {x.shape[2]}×{x.shape[3]}: {len(self.config['mults'])} levels "
+        f"want height and width divisible by {n}; pad the images or give fewer mults",
+    )
     h = self.body(self.stem(x.to(dtype)), self.conditioning(noise_level, labels))
     return self.head(h).to(dtype)
 
@@ -318,7 +482,9 @@ def count_parameters(
 # %% ../nbs/11_network.ipynb #110059
 class MLPBlock(nn.Module):
     "x + linear(silu(film(linear(silu(norm(x)))))): the residual block without a grid."
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int,  # size of the hidden vector
         embed: int,  # size of the conditioning vector
     ):
@@ -327,40 +493,66 @@ class MLPBlock(nn.Module):
         self.linear1, self.film = nn.Linear(width, width), nn.Linear(embed, 2 * width)
         self.linear2 = zeroed(nn.Linear(width, width))
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor,  # (batch, width)
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, width)
         scale, shift = self.film(c).chunk(2, -1)
-        return x + self.linear2(F.silu(torch.addcmul(shift, self.linear1(F.silu(self.norm(x))), 1 + scale)))
+        return x + self.linear2(
+            F.silu(torch.addcmul(shift, self.linear1(F.silu(self.norm(x))), 1 + scale))
+        )
 
 # %% ../nbs/11_network.ipynb #110061
 class MLP(nn.Module):
     "Residual blocks on the flattened state, called as the U-Net is."
-    def __init__(self,
-        shape_in,           # shape of one x: a number or a sequence of numbers
-        shape_out=None,     # shape of one output; None: as it comes in
-        width: int = 128,   # size of the hidden vector
-        depth: int = 3,     # residual blocks
-        classes: int = 0,   # number of classes; 0: unconditional
+
+    def __init__(
+        self,
+        shape_in,  # shape of one x: a number or a sequence of numbers
+        shape_out=None,  # shape of one output; None: as it comes in
+        width: int = 128,  # size of the hidden vector
+        depth: int = 3,  # residual blocks
+        classes: int = 0,  # number of classes; 0: unconditional
         embed: int | None = None,  # size of the conditioning vector; None: width
-        groups: int = 0,    # of components, each with a log-SNR of its own; 0: one log-SNR for all
+        groups: int = 0,  # of components, each with a log-SNR of its own; 0: one log-SNR for all
     ):
         super().__init__()
-        shape_in, shape_out = ([s] if isinstance(s, int) else list(s) for s in (shape_in, shape_in if shape_out is None else shape_out))
+        shape_in, shape_out = (
+            [s] if isinstance(s, int) else list(s)
+            for s in (shape_in, shape_in if shape_out is None else shape_out)
+        )
         embed = embed or width
-        self.config = dict(shape_in=shape_in, shape_out=shape_out, width=width, depth=depth, classes=classes, embed=embed, groups=groups)
+        self.config = dict(
+            shape_in=shape_in,
+            shape_out=shape_out,
+            width=width,
+            depth=depth,
+            classes=classes,
+            embed=embed,
+            groups=groups,
+        )
         self.conditioning = Conditioning(embed, classes, groups)
         self.stem = nn.Linear(math.prod(shape_in), width)
         self.body = Blocks(MLPBlock(width, embed) for _ in range(depth))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), zeroed(nn.Linear(width, math.prod(shape_out))))
+        self.head = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.SiLU(),
+            zeroed(nn.Linear(width, math.prod(shape_out))),
+        )
 
-    def forward(self,
-        x: Tensor,                     # (batch, *shape_in)
-        noise_level: Tensor,           # (batch,) log-SNR, or (batch, groups)
+    def forward(
+        self,
+        x: Tensor,  # (batch, *shape_in)
+        noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
         labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
     ) -> Tensor:  # (batch, *shape_out)
         want, dtype = self.config["shape_in"], self.stem.weight.dtype
-        require(list(x.shape[1:]) == want, f"got x of shape {tuple(x.shape)}: wanted (batch, {', '.join(map(str, want))})")
-        h = self.body(self.stem(x.flatten(1).to(dtype)), self.conditioning(noise_level, labels))
+        require(
+            list(x.shape[1:]) == want,
+            f"got x of shape {tuple(x.shape)}: wanted (batch, {', '.join(map(str, want))})",
+        )
+        h = self.body(
+            self.stem(x.flatten(1).to(dtype)), self.conditioning(noise_level, labels)
+        )
         return self.head(h).to(dtype).unflatten(1, self.config["shape_out"])

@@ -22,95 +22,178 @@ from .core import require
 def _rows(one: Callable, D: Callable, H: Callable, z: Tensor) -> Tensor:
     "`one(state)` for each row of `z`, after a look at what the callables return."
     z = torch.as_tensor(z)
-    require(z.ndim >= 1 and z.is_floating_point(), f"states must be floating-point rows: got {z.dtype} of shape {tuple(z.shape)}, want (..., d)")
+    require(
+        z.ndim >= 1 and z.is_floating_point(),
+        f"states must be floating-point rows: got {z.dtype} of shape {tuple(z.shape)}, want (..., d)",
+    )
     d, state = z.shape[-1], z.reshape(-1, z.shape[-1])
     if len(state):
-        require(D(state[0]).shape == (d, d), f"D and Q take one state ({d},) and give ({d}, {d}): got shape {tuple(D(state[0]).shape)}")
-        require(H(state[0]).shape == (), f"H takes one state ({d},) and gives a number: got shape {tuple(H(state[0]).shape)}")
+        require(
+            D(state[0]).shape == (d, d),
+            f"D and Q take one state ({d},) and give ({d}, {d}): got shape {tuple(D(state[0]).shape)}",
+        )
+        require(
+            H(state[0]).shape == (),
+            f"H takes one state ({d},) and gives a number: got shape {tuple(H(state[0]).shape)}",
+        )
     out = torch.vmap(one)(state)
     return out.reshape(z.shape[:-1] + out.shape[1:])
+
 
 def _drift(D: Callable, Q: Callable, H: Callable) -> Callable:
     "The drift at one state."
     K = lambda z: D(z) + Q(z)
-    return lambda z: torch.einsum("ijj->i", torch.func.jacfwd(K)(z)) - K(z) @ torch.func.grad(H)(z)
+    return lambda z: (
+        torch.einsum("ijj->i", torch.func.jacfwd(K)(z)) - K(z) @ torch.func.grad(H)(z)
+    )
 
-def drift(D: Callable,    # state (d,) -> (d, d), positive semidefinite
-          Q: Callable,    # state (d,) -> (d, d), skew-symmetric
-          H: Callable,    # state (d,) -> energy ()
-          z: Tensor,      # (..., d) states
-          ) -> Tensor:    # (..., d)
+
+def drift(
+    D: Callable,  # state (d,) -> (d, d), positive semidefinite
+    Q: Callable,  # state (d,) -> (d, d), skew-symmetric
+    H: Callable,  # state (d,) -> energy ()
+    z: Tensor,  # (..., d) states
+) -> Tensor:  # (..., d)
     "The complete recipe's drift $f = -(D+Q)∇H + τ$, for noise $√(2D)$ (Ma, Chen & Fox 2015, eq. 3)."
     return _rows(_drift(D, Q, H), lambda s: D(s) + Q(s), H, z)
 
 # %% ../nbs/01_recipe.ipynb #010010
-def stationarity_residual(D: Callable,               # state (d,) -> (d, d)
-                          Q: Callable,               # state (d,) -> (d, d)
-                          H: Callable,               # state (d,) -> energy ()
-                          z: Tensor,                 # (..., d) states, float64 advised
-                          f: Callable | None = None, # state (d,) -> (d,), a drift to be tried instead of the recipe's
-                          ) -> Tensor:               # (...)
+def stationarity_residual(
+    D: Callable,  # state (d,) -> (d, d)
+    Q: Callable,  # state (d,) -> (d, d)
+    H: Callable,  # state (d,) -> energy ()
+    z: Tensor,  # (..., d) states, float64 advised
+    f: Callable
+    | None = None,  # state (d,) -> (d,), a drift to be tried instead of the recipe's
+) -> Tensor:  # (...)
     "$(∂_t p_s)/p_s$ by the Fokker-Planck equation, for $p_s ∝ e^{-H}$: 0 everywhere exactly when $p_s$ is stationary."
     f = _drift(D, Q, H) if f is None else f
+
     def one(z):
         p = lambda y: torch.exp(H(z) - H(y))
-        spread = torch.func.jacfwd(torch.func.jacfwd(lambda y: D(y) * p(y)))(z)     # ∂_k ∂_l (D_ij p)
-        return torch.einsum("ijij->", spread) - torch.func.jacfwd(lambda y: f(y) * p(y))(z).trace()
+        spread = torch.func.jacfwd(torch.func.jacfwd(lambda y: D(y) * p(y)))(
+            z
+        )  # ∂_k ∂_l (D_ij p)
+        return (
+            torch.einsum("ijij->", spread)
+            - torch.func.jacfwd(lambda y: f(y) * p(y))(z).trace()
+        )
+
     return _rows(one, lambda s: D(s) + Q(s), H, z)
 
 # %% ../nbs/01_recipe.ipynb #010031
 def _matrix(name: str, M) -> Tensor:
     "`M` as a finite float64 tensor of shape (..., k, k)."
-    M = torch.as_tensor(M, dtype=torch.float64).detach()  # float64 from the start: .01 in float32 is off in the ninth digit
-    require(M.ndim >= 2 and M.shape[-1] == M.shape[-2], f"{name} must be square: got shape {tuple(M.shape)}, want (..., k, k)")
+    M = torch.as_tensor(
+        M, dtype=torch.float64
+    ).detach()  # float64 from the start: .01 in float32 is off in the ninth digit
+    require(
+        M.ndim >= 2 and M.shape[-1] == M.shape[-2],
+        f"{name} must be square: got shape {tuple(M.shape)}, want (..., k, k)",
+    )
     return M
+
 
 def _worst(name: str, M: Tensor, badness: Tensor) -> str:
     "The most offending matrix of a stack, in words."
-    if M.ndim == 2: return f"in {M.tolist()}"
+    if M.ndim == 2:
+        return f"in {M.tolist()}"
     at = np.unravel_index(int(badness.argmax()), badness.shape)
     return f"at component {tuple(map(int, at))}, where {name} = {M[at].tolist()}"
 
+
 def _holds(name: str, M: Tensor, badness: Tensor, limit: Tensor | float, want: str):
     "Raise unless `badness`, one number for each matrix of `M`, stays within `limit`."
-    if not bool((badness <= limit).all()): require(False, want.format(badness.amax().item()) + " " + _worst(name, M, badness))
+    if not bool((badness <= limit).all()):
+        require(
+            False, want.format(badness.amax().item()) + " " + _worst(name, M, badness)
+        )
 
 # %% ../nbs/01_recipe.ipynb #010032
 def _check(D: Tensor, Q: Tensor, H: Tensor, tol: float = 1e-12):
     "Raise a `ValueError` that names the broken condition and shows the matrix that breaks it."
     parts, last = {"D": D, "Q": Q, "H": H}, (-2, -1)
-    require(D.device == Q.device == H.device, f"D, Q, H must be on one device: got {D.device}, {Q.device}, {H.device}; move them with .to()")
-    require(D.shape[-1] == Q.shape[-1] == H.shape[-1], f"D, Q, H must be of one size: got {[tuple(M.shape) for M in parts.values()]}")
-    try: torch.broadcast_shapes(D.shape, Q.shape, H.shape)
-    except RuntimeError: require(False, f"leading axes must broadcast: got D {tuple(D.shape)}, Q {tuple(Q.shape)}, H {tuple(H.shape)}")
+    require(
+        D.device == Q.device == H.device,
+        f"D, Q, H must be on one device: got {D.device}, {Q.device}, {H.device}; move them with .to()",
+    )
+    require(
+        D.shape[-1] == Q.shape[-1] == H.shape[-1],
+        f"D, Q, H must be of one size: got {[tuple(M.shape) for M in parts.values()]}",
+    )
+    try:
+        torch.broadcast_shapes(D.shape, Q.shape, H.shape)
+    except RuntimeError:
+        require(
+            False,
+            f"leading axes must broadcast: got D {tuple(D.shape)}, Q {tuple(Q.shape)}, H {tuple(H.shape)}",
+        )
     for name, M in parts.items():
-        _holds(name, M, (~M.isfinite()).sum(last), 0, f"{name} must be finite: got {{:.0f}} entries that are NaN or infinite")
+        _holds(
+            name,
+            M,
+            (~M.isfinite()).sum(last),
+            0,
+            f"{name} must be finite: got {{:.0f}} entries that are NaN or infinite",
+        )
     for name in "DH":
         M = parts[name]
-        _holds(name, M, (M - M.mT).abs().amax(last), tol * M.abs().amax(last), f"{name} must be symmetric: got {name} - {name}ᵀ up to {{:.3g}}")
-    _holds("Q", Q, (Q + Q.mT).abs().amax(last), tol * Q.abs().amax(last), "Q must be skew-symmetric, Qᵀ = -Q: got Q + Qᵀ up to {:.3g}")
+        _holds(
+            name,
+            M,
+            (M - M.mT).abs().amax(last),
+            tol * M.abs().amax(last),
+            f"{name} must be symmetric: got {name} - {name}ᵀ up to {{:.3g}}",
+        )
+    _holds(
+        "Q",
+        Q,
+        (Q + Q.mT).abs().amax(last),
+        tol * Q.abs().amax(last),
+        "Q must be skew-symmetric, Qᵀ = -Q: got Q + Qᵀ up to {:.3g}",
+    )
     low = -torch.linalg.eigvalsh(D)[..., 0]
-    _holds("D", D, low, tol * D.abs().amax(last), "D must be positive semidefinite: got an eigenvalue -{:.3g}")
+    _holds(
+        "D",
+        D,
+        low,
+        tol * D.abs().amax(last),
+        "D must be positive semidefinite: got an eigenvalue -{:.3g}",
+    )
     low = torch.linalg.eigvalsh(H)[..., 0]
-    _holds("H", H, (low <= 0).double(), 0, f"H must be positive definite, or there is no stationary law: got an eigenvalue {low.amin():.3g}")
+    _holds(
+        "H",
+        H,
+        (low <= 0).double(),
+        0,
+        f"H must be positive definite, or there is no stationary law: got an eigenvalue {low.amin():.3g}",
+    )
 
 # %% ../nbs/01_recipe.ipynb #010033
 @dataclass(frozen=True, eq=False)
 class Recipe:
     "The linear process $dz = ½β A z dt + √β G dw$ with $A = -(D+Q)H$ and stationary law $N(0, H^{-1})$ (Pandey & Mandt 2023)."
-    D: Tensor    # (..., k, k) positive semidefinite: the noise
-    Q: Tensor    # (..., k, k) skew-symmetric: the circulation
-    H: Tensor    # (..., k, k) positive definite: the energy ½ zᵀHz
+
+    D: Tensor  # (..., k, k) positive semidefinite: the noise
+    Q: Tensor  # (..., k, k) skew-symmetric: the circulation
+    H: Tensor  # (..., k, k) positive definite: the energy ½ zᵀHz
 
     def __post_init__(self):
-        for name in "DQH": object.__setattr__(self, name, _matrix(name, getattr(self, name)))
+        for name in "DQH":
+            object.__setattr__(self, name, _matrix(name, getattr(self, name)))
         _check(self.D, self.Q, self.H)
 
     k = property(lambda self: self.D.shape[-1], doc="number of phases of a component")
-    shape = cached_property(lambda self: torch.broadcast_shapes(self.D.shape, self.Q.shape, self.H.shape)[:-2])  # leading component axes
+    shape = cached_property(
+        lambda self: torch.broadcast_shapes(self.D.shape, self.Q.shape, self.H.shape)[
+            :-2
+        ]
+    )  # leading component axes
     A = cached_property(lambda self: -(self.D + self.Q) @ self.H)
     S = cached_property(lambda self: torch.linalg.inv(self.H))
-    gap = cached_property(lambda self: -torch.linalg.eigvals(self.A).real.amax(-1))  # rate of the slowest mode; 0: never forgets
+    gap = cached_property(
+        lambda self: -torch.linalg.eigvals(self.A).real.amax(-1)
+    )  # rate of the slowest mode; 0: never forgets
 
     @cached_property
     def G(self) -> Tensor:
@@ -121,102 +204,171 @@ class Recipe:
     @cached_property
     def discriminant(self) -> Tensor:
         "For k = 2, a quarter of (tr A)² - 4 det A: > 0 over-, 0 critically, < 0 underdamped. In extended precision, since it cancels."
-        a, b, c, d = np.moveaxis(self.A.cpu().numpy().astype(np.longdouble).reshape(*self.A.shape[:-2], 4), -1, 0)
-        return torch.as_tensor((((a - d) / 2) ** 2 + b * c).astype(np.float64), device=self.A.device)
+        a, b, c, d = np.moveaxis(
+            self.A.cpu().numpy().astype(np.longdouble).reshape(*self.A.shape[:-2], 4),
+            -1,
+            0,
+        )
+        return torch.as_tensor(
+            (((a - d) / 2) ** 2 + b * c).astype(np.float64), device=self.A.device
+        )
 
     def reversed(self) -> "Recipe":
         "The recipe with $Q → -Q$: the same stationary law, circulating the other way."
-        if "_reversed" not in self.__dict__: self.__dict__["_reversed"] = replace(self, Q=-self.Q)
+        if "_reversed" not in self.__dict__:
+            self.__dict__["_reversed"] = replace(self, Q=-self.Q)
         return self.__dict__["_reversed"]
 
     def on(self, device) -> "Recipe":
         "This recipe on `device`; the copy is made once."
-        if self.D.device == (device := torch.device(device)): return self
+        if self.D.device == (device := torch.device(device)):
+            return self
         copies = self.__dict__.setdefault("_copies", {})
-        if device not in copies: copies[device] = Recipe(*(M.to(device) for M in (self.D, self.Q, self.H)))
+        if device not in copies:
+            copies[device] = Recipe(*(M.to(device) for M in (self.D, self.Q, self.H)))
         return copies[device]
 
 # %% ../nbs/01_recipe.ipynb #010039
 def vp() -> Recipe:
     "The variance-preserving process $dx = -½β x dt + √β dw$ (Song et al. 2021)."
-    return Recipe([[1.]], [[0.]], [[1.]])
+    return Recipe([[1.0]], [[0.0]], [[1.0]])
 
 # %% ../nbs/01_recipe.ipynb #010041
-def phase_space(Gamma: float | Tensor,           # friction on the position, ≥ 0
-                nu: float | Tensor,              # friction on the momentum, ≥ 0
-                M: float | Tensor | None = None, # mass, > 0; None: critical damping
-                q: float | Tensor = 1.,          # speed of circulation
-                rho: float | Tensor = 0.,        # correlation of the two noises, in [-1, 1]
-                ) -> Recipe:                     # k = 2, shape of the broadcast arguments
+def phase_space(
+    Gamma: float | Tensor,  # friction on the position, ≥ 0
+    nu: float | Tensor,  # friction on the momentum, ≥ 0
+    M: float | Tensor | None = None,  # mass, > 0; None: critical damping
+    q: float | Tensor = 1.0,  # speed of circulation
+    rho: float | Tensor = 0.0,  # correlation of the two noises, in [-1, 1]
+) -> Recipe:  # k = 2, shape of the broadcast arguments
     "Every process of two phases with the law $N(x; 0, 1) N(m; 0, M)$, one recipe per entry."
-    Gamma, nu, q, rho = (torch.as_tensor(v, dtype=torch.float64) for v in (Gamma, nu, q, rho))
-    require(bool((Gamma >= 0).all() and (nu >= 0).all()), f"frictions must be ≥ 0: got Gamma={Gamma.tolist()}, nu={nu.tolist()}")
-    require(bool((rho.abs() <= 1).all()), f"a correlation lies in [-1, 1]: got rho={rho.tolist()}")
+    Gamma, nu, q, rho = (
+        torch.as_tensor(v, dtype=torch.float64) for v in (Gamma, nu, q, rho)
+    )
+    require(
+        bool((Gamma >= 0).all() and (nu >= 0).all()),
+        f"frictions must be ≥ 0: got Gamma={Gamma.tolist()}, nu={nu.tolist()}",
+    )
+    require(
+        bool((rho.abs() <= 1).all()),
+        f"a correlation lies in [-1, 1]: got rho={rho.tolist()}",
+    )
     if M is None:
-        bend = (Gamma - nu) ** 2 + 4 * rho ** 2 * Gamma * nu
-        require(bool((bend > 0).all()), f"critical damping needs Gamma ≠ nu: got Gamma={Gamma.tolist()}, nu={nu.tolist()}; give the mass M")
-        M = 4 * q ** 2 / bend
+        bend = (Gamma - nu) ** 2 + 4 * rho**2 * Gamma * nu
+        require(
+            bool((bend > 0).all()),
+            f"critical damping needs Gamma ≠ nu: got Gamma={Gamma.tolist()}, nu={nu.tolist()}; give the mass M",
+        )
+        M = 4 * q**2 / bend
     M = torch.as_tensor(M, dtype=torch.float64)
     require(bool((M > 0).all()), f"the mass must be > 0: got M={M.tolist()}")
-    two = lambda *abcd: torch.stack(torch.broadcast_tensors(*abcd), -1).unflatten(-1, (2, 2))
+    two = lambda *abcd: torch.stack(torch.broadcast_tensors(*abcd), -1).unflatten(
+        -1, (2, 2)
+    )
     c, o = rho * (Gamma * M * nu).sqrt(), torch.zeros_like(M)
     return Recipe(two(Gamma, c, c, M * nu), two(o, -q, q, o), two(o + 1, o, o, 1 / M))
 
 # %% ../nbs/01_recipe.ipynb #010043
-def psld(Gamma: float | Tensor = .01,      # friction on the position, ≥ 0
-         nu: float | Tensor = 4.01,        # friction on the momentum, ≥ 0
-         M: float | Tensor | None = None,  # mass, > 0; None: critical damping, 4/(Γ-ν)²
-         ) -> Recipe:                      # k = 2
+def psld(
+    Gamma: float | Tensor = 0.01,  # friction on the position, ≥ 0
+    nu: float | Tensor = 4.01,  # friction on the momentum, ≥ 0
+    M: float | Tensor | None = None,  # mass, > 0; None: critical damping, 4/(Γ-ν)²
+) -> Recipe:  # k = 2
     "Phase-space Langevin diffusion (Pandey & Mandt 2023, eqs 6-7)."
     return phase_space(Gamma, nu, M)
 
-def cld(nu: float | Tensor = 4.,  # friction on the momentum, > 0; the mass is critical, 4/ν²
-        ) -> Recipe:              # k = 2
+
+def cld(
+    nu: float
+    | Tensor = 4.0,  # friction on the momentum, > 0; the mass is critical, 4/ν²
+) -> Recipe:  # k = 2
     "Critically damped Langevin diffusion (Dockhorn et al. 2022): PSLD without friction on the position."
-    return psld(0., nu)
+    return psld(0.0, nu)
 
 # %% ../nbs/01_recipe.ipynb #010047
-def higher_order(n: int,       # number of phases, ≥ 2
-                 ) -> Recipe:  # k = n
+def higher_order(
+    n: int,  # number of phases, ≥ 2
+) -> Recipe:  # k = n
     "Critically damped Langevin diffusion of order n: $H = I$, noise on the last phase alone, the n-fold eigenvalue $-√(2n-3)$."
-    require(isinstance(n, int) and n >= 2, f"the order must be an integer ≥ 2: got {n}; one phase is vp()")
+    require(
+        isinstance(n, int) and n >= 2,
+        f"the order must be an integer ≥ 2: got {n}; one phase is vp()",
+    )
     unit = sqrt(2 * n - 3)
-    g = torch.tensor([unit * sqrt((n * n - j * j) / (4 * j * j - 1)) for j in range(n - 1, 0, -1)], dtype=torch.float64)
+    g = torch.tensor(
+        [unit * sqrt((n * n - j * j) / (4 * j * j - 1)) for j in range(n - 1, 0, -1)],
+        dtype=torch.float64,
+    )
     D = torch.zeros(n, n, dtype=torch.float64)
     D[-1, -1] = unit * n
     return Recipe(D, torch.diag(g, -1) - torch.diag(g, 1), torch.eye(n))
 
-def third_order(xi: float = 3 * sqrt(3),  # friction on the acceleration, > 0
-                g: float = 2 * sqrt(2),   # coupling of velocity and acceleration
-                ) -> Recipe:              # k = 3
+
+def third_order(
+    xi: float = 3 * sqrt(3),  # friction on the acceleration, > 0
+    g: float = 2 * sqrt(2),  # coupling of velocity and acceleration
+) -> Recipe:  # k = 3
     "Third-order Langevin diffusion; the defaults are critically damped (triple eigenvalue -√3)."
-    return Recipe([[0., 0., 0.], [0., 0., 0.], [0., 0., xi]], [[0., -1., 0.], [1., 0., -g], [0., g, 0.]], torch.eye(3))
+    return Recipe(
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, xi]],
+        [[0.0, -1.0, 0.0], [1.0, 0.0, -g], [0.0, g, 0.0]],
+        torch.eye(3),
+    )
 
 # %% ../nbs/01_recipe.ipynb #010050
-def recover_q(A: Tensor,   # (..., k, k) drift matrix
-              D: Tensor,   # (..., k, k) noise
-              S: Tensor,   # (..., k, k) claimed stationary covariance
-              ) -> tuple[Tensor, Tensor]:  # Q (..., k, k), and the residual max|Q + Qᵀ| (...)
+def recover_q(
+    A: Tensor,  # (..., k, k) drift matrix
+    D: Tensor,  # (..., k, k) noise
+    S: Tensor,  # (..., k, k) claimed stationary covariance
+) -> tuple[Tensor, Tensor]:  # Q (..., k, k), and the residual max|Q + Qᵀ| (...)
     "The circulation that a linear process must have, and how far it is from skew: 0 exactly when the process is admissible (Theorem 2.2)."
     A, D, S = (_matrix(n, M) for n, M in (("A", A), ("D", D), ("S", S)))
-    require(A.shape[-1] == D.shape[-1] == S.shape[-1], f"A, D, S must be of one size: got {tuple(A.shape)}, {tuple(D.shape)}, {tuple(S.shape)}")
+    require(
+        A.shape[-1] == D.shape[-1] == S.shape[-1],
+        f"A, D, S must be of one size: got {tuple(A.shape)}, {tuple(D.shape)}, {tuple(S.shape)}",
+    )
     Q = -A @ S - D
     return Q, (Q + Q.mT).abs().amax((-2, -1))
 
 # %% ../nbs/01_recipe.ipynb #010052
-def broken_conditions(A: Tensor,   # (k, k) drift matrix
-                      D: Tensor,   # (k, k) noise
-                      S: Tensor,   # (k, k) claimed stationary covariance
-                      tol: float = 1e-9,  # relative tolerance
-                      ) -> list[str]:     # in words; empty when the process belongs
+def broken_conditions(
+    A: Tensor,  # (k, k) drift matrix
+    D: Tensor,  # (k, k) noise
+    S: Tensor,  # (k, k) claimed stationary covariance
+    tol: float = 1e-9,  # relative tolerance
+) -> list[str]:  # in words; empty when the process belongs
     "Why $dz = Az dt$ with noise $D$ is not a recipe for $N(0, S)$."
-    (_, residual), (A, D, S) = recover_q(A, D, S), (_matrix(n, M) for n, M in (("A", A), ("D", D), ("S", S)))
+    (_, residual), (A, D, S) = (
+        recover_q(A, D, S),
+        (_matrix(n, M) for n, M in (("A", A), ("D", D), ("S", S))),
+    )
     size = max(D.abs().amax().item(), (A @ S).abs().amax().item())
-    skewed, low_d, low_s = (D - D.mT).abs().amax(), torch.linalg.eigvalsh(D)[0], torch.linalg.eigvalsh(S)[0]
+    skewed, low_d, low_s = (
+        (D - D.mT).abs().amax(),
+        torch.linalg.eigvalsh(D)[0],
+        torch.linalg.eigvalsh(S)[0],
+    )
     slow = torch.linalg.eigvals(A).real.amax()
-    tests = [(skewed > tol * size, f"D is not symmetric: D - Dᵀ up to {skewed:.3g}; its skew part belongs into Q"),
-             (low_d < -tol * size, f"D is not positive semidefinite: eigenvalue {low_d:.3g}; there is no such noise"),
-             (low_s <= 0 or (S - S.mT).abs().amax() > tol * S.abs().amax(), f"S is no covariance: it must be symmetric with eigenvalues > 0, got {low_s:.3g}"),
-             (residual > tol * size, f"N(0, S) is not stationary: AS + SAᵀ + 2D should be 0 and reaches {residual:.3g}, so Q = -AS - D is not skew"),
-             (slow > -tol * size, f"the start is never forgotten: A has an eigenvalue with real part {slow:.3g}, want < 0")]
+    tests = [
+        (
+            skewed > tol * size,
+            f"D is not symmetric: D - Dᵀ up to {skewed:.3g}; its skew part belongs into Q",
+        ),
+        (
+            low_d < -tol * size,
+            f"D is not positive semidefinite: eigenvalue {low_d:.3g}; there is no such noise",
+        ),
+        (
+            low_s <= 0 or (S - S.mT).abs().amax() > tol * S.abs().amax(),
+            f"S is no covariance: it must be symmetric with eigenvalues > 0, got {low_s:.3g}",
+        ),
+        (
+            residual > tol * size,
+            f"N(0, S) is not stationary: AS + SAᵀ + 2D should be 0 and reaches {residual:.3g}, so Q = -AS - D is not skew",
+        ),
+        (
+            slow > -tol * size,
+            f"the start is never forgotten: A has an eigenvalue with real part {slow:.3g}, want < 0",
+        ),
+    ]
     return [why for broken, why in tests if broken]

@@ -25,35 +25,57 @@ def _inside(t, s, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     t, s = as_time(t, z.device), as_time(s, z.device)
     return t - s, t - 1e-7 * (t - s), s + 1e-7 * (t - s)
 
-def euler_maruyama(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor) -> Tensor:
+
+def euler_maruyama(
+    diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor
+) -> Tensor:
     "Euler-Maruyama on the reverse SDE: one evaluation, weak order 1."
     h, first, _ = _inside(t, s, z)
     spread = (h * diffusion.beta(first, z)).sqrt()[..., None, None] * diffusion.on(z).G
-    return z - h.to(z) * diffusion.reverse_drift(z, score(z, t), first) + act(spread, noise)
+    return (
+        z
+        - h.to(z) * diffusion.reverse_drift(z, score(z, t), first)
+        + act(spread, noise)
+    )
 
-def flow_euler(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
+
+def flow_euler(
+    diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None
+) -> Tensor:
     "Euler's method on the probability flow: one evaluation, order 1."
     h, first, _ = _inside(t, s, z)
     return z - h.to(z) * diffusion.flow(z, score(z, t), first)
 
-def heun(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
+
+def heun(
+    diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None
+) -> Tensor:
     "Heun's method on the probability flow: two evaluations, order 2."
     h, first, last = _inside(t, s, z)
     v = diffusion.flow(z, score(z, t), first)
     guess = z - h.to(z) * v
     return z - h.to(z) / 2 * (v + diffusion.flow(guess, score(guess, s), last))
 
-flow_euler.noises = heun.noises = 0       # how many draws of noise a step takes; 1 where nothing is said
-heun.evaluations = 2                      # how many evaluations of the score; 1 where nothing is said
+
+flow_euler.noises = heun.noises = (
+    0  # how many draws of noise a step takes; 1 where nothing is said
+)
+heun.evaluations = 2  # how many evaluations of the score; 1 where nothing is said
 
 # %% ../nbs/08_sampler.ipynb #080007
 def analytic(diffusion: LinearDiffusion, z: Tensor, t, s, noise: Tensor) -> Tensor:
     "The linear half of the reverse process from t to s, exactly: the recipe with Q → -Q."
+
     def linear_half():
-        B, back = diffusion.clock(t, z) - diffusion.clock(s, z), diffusion.on(z).reversed()
+        B, back = (
+            diffusion.clock(t, z) - diffusion.clock(s, z),
+            diffusion.on(z).reversed(),
+        )
         return phi(back, B), scale_tril(back, B)
+
     Phi, L = diffusion.once(linear_half, z, t, s)
     return act(Phi, z) + act(L, noise)
+
 
 def sscs(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor) -> Tensor:
     "Symmetric splitting (Dockhorn et al. 2022; Pandey & Mandt 2023, eq 12): one evaluation, two draws of noise `(2, *z.shape)`."
@@ -63,30 +85,52 @@ def sscs(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor) -> T
     z = z + act(dB * r.D, score(z, t)) + act(dB * (r.D @ r.H), z)
     return analytic(diffusion, z, middle, s, noise[1])
 
+
 sscs.noises = 2
 
 # %% ../nbs/08_sampler.ipynb #080009
-def _exponential(diffusion: LinearDiffusion, z: Tensor, t, s) -> tuple[Tensor, Tensor, Tensor]:
+def _exponential(
+    diffusion: LinearDiffusion, z: Tensor, t, s
+) -> tuple[Tensor, Tensor, Tensor]:
     "What a step makes of the state, of the data prediction, and of a change of the prediction by its end."
     (_, _, inverse, w), (_, U, _, v) = diffusion.frame(t, z), diffusion.frame(s, z)
     h = (v.norm(dim=-1) / w.norm(dim=-1)).log()[..., None]
-    large = torch.where(h.abs() > 1e-3, h, 1.)
-    share = torch.where(h.abs() > 1e-3, -1 / torch.expm1(-large) - 1 / large, .5 + h / 12)
+    large = torch.where(h.abs() > 1e-3, h, 1.0)
+    share = torch.where(
+        h.abs() > 1e-3, -1 / torch.expm1(-large) - 1 / large, 0.5 + h / 12
+    )
     return U @ inverse, act(U, v - w), act(U, (v - w) * share)
 
-def ddim(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
+
+def ddim(
+    diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None
+) -> Tensor:
     "Exponential step with the data prediction held constant (DDIM, in phase space too): one evaluation, order 1."
-    def exponential(): return _exponential(diffusion, z, t, s)
+
+    def exponential():
+        return _exponential(diffusion, z, t, s)
+
     A, c, _ = diffusion.once(exponential, z, t, s)
     return act(A, z) + c.to(z) * score_to_data(diffusion, z, score(z, t), t)[..., None]
 
-def exponential_heun(diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None) -> Tensor:
+
+def exponential_heun(
+    diffusion: LinearDiffusion, score, z: Tensor, t, s, noise: Tensor | None = None
+) -> Tensor:
     "Exponential step with the data prediction linear in log |w|: two evaluations, order 2."
-    def exponential(): return _exponential(diffusion, z, t, s)
+
+    def exponential():
+        return _exponential(diffusion, z, t, s)
+
     A, c, later = diffusion.once(exponential, z, t, s)
     chi = score_to_data(diffusion, z, score(z, t), t)
     guess = act(A, z) + c.to(z) * chi[..., None]
-    return guess + later.to(z) * (score_to_data(diffusion, guess, score(guess, s), s) - chi)[..., None]
+    return (
+        guess
+        + later.to(z)
+        * (score_to_data(diffusion, guess, score(guess, s), s) - chi)[..., None]
+    )
+
 
 ddim.noises = exponential_heun.noises = 0
 exponential_heun.evaluations = 2
@@ -96,16 +140,20 @@ def _range(n: int, eps: float):
     require(n >= 1 and int(n) == n, f"a grid needs at least one step: got n={n}")
     require(0 < eps < 1, f"the last time must be in (0, 1): got eps={eps}")
 
-def uniform(n: int,             # number of steps
-            eps: float = 1e-3,  # last time
-            ) -> Tensor:        # (n+1,) from 1 down to eps, float64
+
+def uniform(
+    n: int,  # number of steps
+    eps: float = 1e-3,  # last time
+) -> Tensor:  # (n+1,) from 1 down to eps, float64
     "Equal steps in time."
     _range(n, eps)
     return torch.linspace(1, eps, n + 1, dtype=torch.float64)
 
-def quadratic(n: int,             # number of steps
-              eps: float = 1e-3,  # last time
-              ) -> Tensor:        # (n+1,) from 1 down to eps, float64
+
+def quadratic(
+    n: int,  # number of steps
+    eps: float = 1e-3,  # last time
+) -> Tensor:  # (n+1,) from 1 down to eps, float64
     "Steps that shrink towards the data, $t_i = ε + (1-ε)(1-i/n)^2$."
     _range(n, eps)
     return eps + (1 - eps) * (1 - torch.arange(n + 1, dtype=torch.float64) / n) ** 2
@@ -113,13 +161,18 @@ def quadratic(n: int,             # number of steps
 # %% ../nbs/08_sampler.ipynb #080013
 def _levels(clock: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
     "γ at times (n,) of each component, (n, components); of a diffusion that of all its phases together, -log |w|²."
-    if isinstance(clock, Schedule): return clock.gamma(t).reshape(len(t), -1)
-    state = torch.zeros(len(t), *(clock.schedule.shape or clock.recipe.shape or (1,)), clock.k)
+    if isinstance(clock, Schedule):
+        return clock.gamma(t).reshape(len(t), -1)
+    state = torch.zeros(
+        len(t), *(clock.schedule.shape or clock.recipe.shape or (1,)), clock.k
+    )
     return -clock.log_snr(t, state).reshape(len(t), -1)
+
 
 def _level(clock: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
     "The same, averaged over the components, (n,)."
     return _levels(clock, t).mean(1)
+
 
 def _when(schedule: Schedule, goal: Tensor, low: Tensor, high: Tensor) -> Tensor:
     "Times between `low` and `high` at which the average γ reaches `goal`, by bisection."
@@ -129,61 +182,98 @@ def _when(schedule: Schedule, goal: Tensor, low: Tensor, high: Tensor) -> Tensor
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return high
 
-def log_snr(schedule: Schedule | LinearDiffusion,  # clocks, one for all or one per component; or a diffusion
-            n: int,              # number of steps
-            eps: float = 1e-3,   # last time
-            ) -> Tensor:         # (n+1,) from 1 down to eps, float64
+
+def log_snr(
+    schedule: Schedule
+    | LinearDiffusion,  # clocks, one for all or one per component; or a diffusion
+    n: int,  # number of steps
+    eps: float = 1e-3,  # last time
+) -> Tensor:  # (n+1,) from 1 down to eps, float64
     "Equal steps in the log-SNR that all clocks lose together; their kinks are on the grid where n allows."
     _range(n, eps)
-    kinks = [b for b in getattr(schedule, "schedule", schedule).breakpoints if eps * (1 + 1e-9) < b < 1]
-    knots = torch.tensor([1., *(kinks[::-1] if len(kinks) < n else []), eps], dtype=torch.float64)
+    kinks = [
+        b
+        for b in getattr(schedule, "schedule", schedule).breakpoints
+        if eps * (1 + 1e-9) < b < 1
+    ]
+    knots = torch.tensor(
+        [1.0, *(kinks[::-1] if len(kinks) < n else []), eps], dtype=torch.float64
+    )
     level = _level(schedule, knots)
-    require(bool(level.isfinite().all()), f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier")
+    require(
+        bool(level.isfinite().all()),
+        f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier",
+    )
     drop, share = -level.diff(), torch.ones(len(knots) - 1, dtype=torch.float64)
     require(bool(drop.sum() > 0), "no clock moves: nothing to follow")
-    for _ in range(n - len(share)): share[(drop / share).argmax()] += 1
-    part = torch.repeat_interleave(torch.arange(len(share)), share.long())       # the stretch of each step, and its number in there
+    for _ in range(n - len(share)):
+        share[(drop / share).argmax()] += 1
+    part = torch.repeat_interleave(
+        torch.arange(len(share)), share.long()
+    )  # the stretch of each step, and its number in there
     number = torch.arange(n) - (share.cumsum(0) - share).long()[part]
     goal = level[part] - drop[part] * number / share[part]
     high = _when(schedule, goal, knots[part + 1], knots[part])
     return torch.cat([torch.where(number == 0, knots[part], high), knots[-1:]])
 
 # %% ../nbs/08_sampler.ipynb #080015
-def edm(schedule: Schedule | LinearDiffusion,  # as for `log_snr`; with clocks per component by the average γ
-        n: int,              # number of steps
-        eps: float = 1e-3,   # last time
-        rho: float = 7.,     # ≥ 1; larger: more steps near the data
-        ) -> Tensor:         # (n+1,) from 1 down to eps, float64
+def edm(
+    schedule: Schedule
+    | LinearDiffusion,  # as for `log_snr`; with clocks per component by the average γ
+    n: int,  # number of steps
+    eps: float = 1e-3,  # last time
+    rho: float = 7.0,  # ≥ 1; larger: more steps near the data
+) -> Tensor:  # (n+1,) from 1 down to eps, float64
     "Equal steps in the noise level to the power 1/ρ (Karras et al. 2022, eq 5)."
     _range(n, eps)
     require(rho >= 1, f"rho must be ≥ 1: got {rho}")
-    ends = torch.tensor([1., eps], dtype=torch.float64)
+    ends = torch.tensor([1.0, eps], dtype=torch.float64)
     top, end = torch.exp(_level(schedule, ends) / (2 * rho))
-    require(bool(end > 0) and bool(top.isfinite()), f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier")
+    require(
+        bool(end > 0) and bool(top.isfinite()),
+        f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier",
+    )
     goal = 2 * rho * (top + (end - top) * torch.arange(1, n) / n).log()
-    return torch.cat([ends[:1], _when(schedule, goal, ends[1].expand(n - 1), ends[0].expand(n - 1)), ends[1:]])
+    return torch.cat(
+        [
+            ends[:1],
+            _when(schedule, goal, ends[1].expand(n - 1), ends[0].expand(n - 1)),
+            ends[1:],
+        ]
+    )
 
 # %% ../nbs/08_sampler.ipynb #080018
-def fastest(schedule: Schedule | LinearDiffusion,  # clocks, one for all or one per component; or a diffusion
-            n: int,              # number of steps
-            eps: float = 1e-3,   # last time
-            fine: int = 1024,    # intervals of time to measure the speeds on
-            ) -> Tensor:         # (n+1,) from 1 down to eps, float64
+def fastest(
+    schedule: Schedule
+    | LinearDiffusion,  # clocks, one for all or one per component; or a diffusion
+    n: int,  # number of steps
+    eps: float = 1e-3,  # last time
+    fine: int = 1024,  # intervals of time to measure the speeds on
+) -> Tensor:  # (n+1,) from 1 down to eps, float64
     "Equal steps in the log-SNR of whichever component is losing most."
     _range(n, eps)
-    knots = torch.linspace(eps ** .5, 1, fine + 1, dtype=torch.float64) ** 2
+    knots = torch.linspace(eps**0.5, 1, fine + 1, dtype=torch.float64) ** 2
     gamma = _levels(schedule, knots)
-    require(bool(gamma.isfinite().all()), f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier")
+    require(
+        bool(gamma.isfinite().all()),
+        f"a clock at B = 0 or ∞ has no log-SNR: raise eps={eps}, or stop the clock earlier",
+    )
     speed = gamma.diff(dim=0).amax(1)
     require(bool(speed.sum() > 0), "no clock moves: nothing to follow")
-    way = torch.cat([torch.zeros(1, dtype=torch.float64), (speed / speed.sum() + 1e-9).cumsum(0)])
+    way = torch.cat(
+        [torch.zeros(1, dtype=torch.float64), (speed / speed.sum() + 1e-9).cumsum(0)]
+    )
     goal = torch.linspace(1, 0, n + 1, dtype=torch.float64) * way[-1]
     i = torch.searchsorted(way, goal).clamp(1, fine)
-    return torch.lerp(knots[i - 1], knots[i], (goal - way[i - 1]) / (way[i] - way[i - 1])).clamp(eps, 1)
+    return torch.lerp(
+        knots[i - 1], knots[i], (goal - way[i - 1]) / (way[i] - way[i - 1])
+    ).clamp(eps, 1)
 
-def default_grid(diffusion: LinearDiffusion,
-                 n: int = 25,         # number of steps
-                 ) -> Tensor:         # (n+1,) from 1 down, float64
+
+def default_grid(
+    diffusion: LinearDiffusion,
+    n: int = 25,  # number of steps
+) -> Tensor:  # (n+1,) from 1 down, float64
     "Where nothing else is asked for: `quadratic` for one clock, `fastest` for a clock per component."
     return quadratic(n) if diffusion.is_scalar else fastest(diffusion.schedule, n)
 
@@ -192,157 +282,262 @@ def denoise(diffusion: LinearDiffusion, score, z: Tensor, t) -> Tensor:
     "The last step: reverse drift from t to 0 without noise."
     return z - as_time(t, z.device).to(z) * diffusion.reverse_drift(z, score(z, t), t)
 
+
 def _ticks(times) -> list:
     "A grid as plain numbers, checked."
     times = torch.as_tensor(times, dtype=torch.float64)
-    require(times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all()) and bool((times > 0).all()) and bool((times <= 1).all()),
-            f"times must fall, within (0, 1], and be at least two: got {times.tolist()[:6]}")
+    require(
+        times.ndim == 1
+        and len(times) > 1
+        and bool((times.diff() < 0).all())
+        and bool((times > 0).all())
+        and bool((times <= 1).all()),
+        f"times must fall, within (0, 1], and be at least two: got {times.tolist()[:6]}",
+    )
     return times.tolist()
+
 
 def _draws(step, z: Tensor, n: int, noise, generator):
     "The noise of each step: none, one tensor like z, or several stacked."
     count = getattr(step, "noises", 1)
     for i in range(n):
-        if noise is not None: yield noise[i]
-        elif count == 0: yield None
-        else: yield torch.randn((count,) * (count > 1) + tuple(z.shape), generator=generator, device=z.device, dtype=z.dtype)
+        if noise is not None:
+            yield noise[i]
+        elif count == 0:
+            yield None
+        else:
+            yield torch.randn(
+                (count,) * (count > 1) + tuple(z.shape),
+                generator=generator,
+                device=z.device,
+                dtype=z.dtype,
+            )
 
 # %% ../nbs/08_sampler.ipynb #080023
 def _checked(score):
     "The score, with a look at its shape."
+
     def inner(z: Tensor, t):
         out = score(z, t)
-        require(out.shape == z.shape, f"got a score of shape {tuple(out.shape)}, want that of the state, {tuple(z.shape)}")
+        require(
+            out.shape == z.shape,
+            f"got a score of shape {tuple(out.shape)}, want that of the state, {tuple(z.shape)}",
+        )
         return out
+
     return inner
+
 
 def _sound(z: Tensor, ticks: list, broken: Tensor):
     "Complain of the first state that was not finite."
     i = int(broken)
-    require(i < 0, f"the state is no longer finite after step {i + 1} of {len(ticks) - 1}, at t = {ticks[i + 1]:.4g}: "
-            "is the network's output finite there? More steps or a smaller guidance may help")
+    require(
+        i < 0,
+        f"the state is no longer finite after step {i + 1} of {len(ticks) - 1}, at t = {ticks[i + 1]:.4g}: "
+        "is the network's output finite there? More steps or a smaller guidance may help",
+    )
 
 # %% ../nbs/08_sampler.ipynb #080024
-def sample(step,                     # step function (diffusion, score, z, t, s, noise) -> z, or an object with begin()
-           diffusion: LinearDiffusion,
-           score,                    # function (z, t) -> score
-           z: Tensor,                # (batch, *comp, k) state at times[0], e.g. from `diffusion.prior`
-           times: Tensor,            # (n+1,) falling, from `uniform`, `quadratic` or `log_snr`
-           noise: Tensor | None = None,                # (n, ...) one draw per step; None: from the generator
-           generator: torch.Generator | None = None,
-           final: bool = True,       # end with the denoising step
-           callback=None,            # called with (step number, time reached, state)
-           progress: bool = False,   # show a progress bar
-           ) -> Tensor:              # (batch, *comp, k)
+def sample(
+    step,  # step function (diffusion, score, z, t, s, noise) -> z, or an object with begin()
+    diffusion: LinearDiffusion,
+    score,  # function (z, t) -> score
+    z: Tensor,  # (batch, *comp, k) state at times[0], e.g. from `diffusion.prior`
+    times: Tensor,  # (n+1,) falling, from `uniform`, `quadratic` or `log_snr`
+    noise: Tensor | None = None,  # (n, ...) one draw per step; None: from the generator
+    generator: torch.Generator | None = None,
+    final: bool = True,  # end with the denoising step
+    callback=None,  # called with (step number, time reached, state)
+    progress: bool = False,  # show a progress bar
+) -> Tensor:  # (batch, *comp, k)
     "Run a sampler from `times[0]` down to `times[-1]`, and to 0 if `final`."
     ticks, score = _ticks(times), _checked(score)
-    require(generator is None or generator.device.type == z.device.type, f"the generator is on {getattr(generator, 'device', None)}, the state on {z.device}")
+    require(
+        generator is None or generator.device.type == z.device.type,
+        f"the generator is on {getattr(generator, 'device', None)}, the state on {z.device}",
+    )
     step = step.begin() if hasattr(step, "begin") else step
-    steps = zip(ticks[:-1], ticks[1:], _draws(step, z, len(ticks) - 1, noise, generator))
+    steps = zip(
+        ticks[:-1], ticks[1:], _draws(step, z, len(ticks) - 1, noise, generator)
+    )
     if progress:
         from tqdm.auto import tqdm
-        steps = tqdm(steps, total=len(ticks) - 1, desc=getattr(step, "__name__", type(step).__name__), leave=False)
+
+        steps = tqdm(
+            steps,
+            total=len(ticks) - 1,
+            desc=getattr(step, "__name__", type(step).__name__),
+            leave=False,
+        )
     broken = torch.full((), -1, device=z.device)
     with torch.no_grad():
         for i, (t, s, xi) in enumerate(steps):
             z = step(diffusion, score, z, t, s, xi)
             broken = torch.where((broken < 0) & ~z.sum().isfinite(), i, broken)
-            if not z.is_cuda: _sound(z, ticks, broken)
-            if callback: callback(i, s, z)
-        if final: z = denoise(diffusion, score, z, ticks[-1])
+            if not z.is_cuda:
+                _sound(z, ticks, broken)
+            if callback:
+                callback(i, s, z)
+        if final:
+            z = denoise(diffusion, score, z, ticks[-1])
     _sound(z, ticks, broken)
     return z
+
 
 def evaluations(step, n: int, final: bool = True) -> int:
     "Number of score evaluations (NFE) of `n` steps."
     return n * getattr(step, "evaluations", 1) + getattr(step, "extra", 0) + final
 
 # %% ../nbs/08_sampler.ipynb #080029
-def guided(score,              # (z, t) -> score, with the condition
-           other,              # (z, t) -> score, without it
-           weight: float = 1., # 0: without, 1: with, more: beyond
-           ):
+def guided(
+    score,  # (z, t) -> score, with the condition
+    other,  # (z, t) -> score, without it
+    weight: float = 1.0,  # 0: without, 1: with, more: beyond
+):
     "The score `other + weight * (score - other)` (Ho & Salimans 2022)."
+
     def inner(z: Tensor, t) -> Tensor:
         base = other(z, t)
         return base + weight * (score(z, t) - base)
+
     return inner
 
-def held(diffusion: LinearDiffusion, score,
-         hold,                 # function of the data prediction (batch, *comp), e.g. lambda chi: chi.clamp(-1, 1)
-         ):
+
+def held(
+    diffusion: LinearDiffusion,
+    score,
+    hold,  # function of the data prediction (batch, *comp), e.g. lambda chi: chi.clamp(-1, 1)
+):
     "The score whose data prediction is `hold` of what it was."
+
     def inner(z: Tensor, t) -> Tensor:
         frame, s = diffusion.frame(t, z), score(z, t)
         chi = score_to_data(diffusion, z, s, t)
         return s + act(frame.inverse.mT, frame.w.to(z) * (hold(chi) - chi)[..., None])
+
     return inner
+
 
 class Trajectory:
     "A callback for `sample` that keeps every `every`-th state."
-    def __init__(self, every: int = 1): self.every, self.times, self.states = every, [], []
+
+    def __init__(self, every: int = 1):
+        self.every, self.times, self.states = every, [], []
+
     def __call__(self, i: int, t: float, z: Tensor):
-        if i % self.every == 0: self.times.append(t); self.states.append(z.detach().clone())
+        if i % self.every == 0:
+            self.times.append(t)
+            self.states.append(z.detach().clone())
 
 # %% ../nbs/08_sampler.ipynb #080032
-def propagate(step,             # a fixed step, perhaps with a memory
-              diffusion: LinearDiffusion,
-              score,            # an affine score, e.g. GaussianScore
-              times: Tensor,    # (n+1,)
-              C: Tensor | None = None,    # covariance at times[0]; None: that of the prior
-              shape: tuple | None = None, # (*comp) component axes; None: a single component, with its axes left out of the result
-              joint: bool = False,        # one matrix for all components
-              ) -> Tensor:      # (*comp, k, k), or joint (d·k, d·k): covariance at times[-1]
+def propagate(
+    step,  # a fixed step, perhaps with a memory
+    diffusion: LinearDiffusion,
+    score,  # an affine score, e.g. GaussianScore
+    times: Tensor,  # (n+1,)
+    C: Tensor | None = None,  # covariance at times[0]; None: that of the prior
+    shape: tuple
+    | None = None,  # (*comp) component axes; None: a single component, with its axes left out of the result
+    joint: bool = False,  # one matrix for all components
+) -> Tensor:  # (*comp, k, k), or joint (d·k, d·k): covariance at times[-1]
     "The exact covariance that a sampler produces on Gaussian data."
-    comp, k, draws, ticks = tuple(shape or (1,)), diffusion.k, getattr(step, "noises", 1), _ticks(times)
-    n = prod(comp) * k if joint else k                                     # unit states, each given to all components or to one
-    units = torch.eye(n, dtype=torch.float64).reshape(n, *(comp if joint else [1] * len(comp)), k).expand(n, *comp, k)
-    read = lambda out, base: (out - base).flatten(1).T if joint else (out - base).movedim(0, -1)
-    if C is None: C = _prior_covariance(diffusion, torch.zeros(1, *comp, k), ticks[0], joint)
+    comp, k, draws, ticks = (
+        tuple(shape or (1,)),
+        diffusion.k,
+        getattr(step, "noises", 1),
+        _ticks(times),
+    )
+    n = (
+        prod(comp) * k if joint else k
+    )  # unit states, each given to all components or to one
+    units = (
+        torch.eye(n, dtype=torch.float64)
+        .reshape(n, *(comp if joint else [1] * len(comp)), k)
+        .expand(n, *comp, k)
+    )
+    read = lambda out, base: (
+        (out - base).flatten(1).T if joint else (out - base).movedim(0, -1)
+    )
+    if C is None:
+        C = _prior_covariance(diffusion, torch.zeros(1, *comp, k), ticks[0], joint)
     if draws == 0:
-        z, step = torch.cat([torch.zeros_like(units[:1]), units]), step.begin() if hasattr(step, "begin") else step
-        for t, s in zip(ticks[:-1], ticks[1:]): z = step(diffusion, score, z, t, s, None)
+        z, step = (
+            torch.cat([torch.zeros_like(units[:1]), units]),
+            step.begin() if hasattr(step, "begin") else step,
+        )
+        for t, s in zip(ticks[:-1], ticks[1:]):
+            z = step(diffusion, score, z, t, s, None)
         M = read(z[1:], z[0])
         C = M @ C @ M.mT
     else:
-        z = torch.cat([torch.zeros_like(units[:1]), units, *[torch.zeros_like(units)] * draws])
+        z = torch.cat(
+            [torch.zeros_like(units[:1]), units, *[torch.zeros_like(units)] * draws]
+        )
         xi = torch.stack([torch.zeros_like(z)] * draws)
-        for j in range(draws): xi[j, 1 + (j + 1) * n:1 + (j + 2) * n] = units
+        for j in range(draws):
+            xi[j, 1 + (j + 1) * n : 1 + (j + 2) * n] = units
         for t, s in zip(ticks[:-1], ticks[1:]):
             out = step(diffusion, score, z, t, s, xi[0] if draws == 1 else xi)
-            M, N = read(out[1:1 + n], out[0]), read(out[1 + n:], out[0])
+            M, N = read(out[1 : 1 + n], out[0]), read(out[1 + n :], out[0])
             C = M @ C @ M.mT + N @ N.mT
     return C if joint or shape else C.reshape(k, k)
 
-def _prior_covariance(diffusion: LinearDiffusion, z: Tensor, t: float, joint: bool) -> Tensor:
+
+def _prior_covariance(
+    diffusion: LinearDiffusion, z: Tensor, t: float, joint: bool
+) -> Tensor:
     "Covariance of the state at t for data at 0."
-    C = covariance(diffusion.recipe, diffusion.clock(t, z), diffusion.start)[0].expand(*z.shape[1:], diffusion.k)
+    C = covariance(diffusion.recipe, diffusion.clock(t, z), diffusion.start)[0].expand(
+        *z.shape[1:], diffusion.k
+    )
     return torch.block_diag(*C.reshape(-1, *C.shape[-2:])) if joint else C
 
 # %% ../nbs/08_sampler.ipynb #080034
-def marginal_covariance(diffusion: LinearDiffusion,
-                        law: Gaussian,  # of the components
-                        t: float,       # in (0, 1]
-                        ) -> Tensor:    # (*comp, k, k), or (d·k, d·k) if the law has correlations
+def marginal_covariance(
+    diffusion: LinearDiffusion,
+    law: Gaussian,  # of the components
+    t: float,  # in (0, 1]
+) -> Tensor:  # (*comp, k, k), or (d·k, d·k) if the law has correlations
     "The exact covariance of the state at t."
     z = torch.zeros(1, *law.mean.shape, diffusion.k)
-    N, w = _prior_covariance(diffusion, z, t, False), phi(diffusion.recipe, diffusion.clock(t, z))[0, ..., 0].expand(z.shape[1:])
-    if law.vectors is None: return N + law.variances[..., None, None] * w[..., :, None] * w[..., None, :]
+    N, w = (
+        _prior_covariance(diffusion, z, t, False),
+        phi(diffusion.recipe, diffusion.clock(t, z))[0, ..., 0].expand(z.shape[1:]),
+    )
+    if law.vectors is None:
+        return N + law.variances[..., None, None] * w[..., :, None] * w[..., None, :]
     W, V = torch.block_diag(*w.reshape(-1, diffusion.k, 1)), law.vectors
-    C = V @ torch.diag(law.variances - law.rest) @ V.mT + law.rest * torch.eye(len(V), dtype=V.dtype)
+    C = V @ torch.diag(law.variances - law.rest) @ V.mT + law.rest * torch.eye(
+        len(V), dtype=V.dtype
+    )
     return torch.block_diag(*N.reshape(-1, diffusion.k, diffusion.k)) + W @ C @ W.mT
 
-def measure_order(step,                    # the sampler's step
-                  diffusion: LinearDiffusion,
-                  law: Gaussian,           # of the components
-                  ns=(64, 128, 256),       # numbers of steps
-                  eps: float = .1,         # last time
-                  grid=None,               # function (n, eps) -> times; None: uniform
-                  ) -> tuple[list, float]: # error of the covariance for each n, and the order between the last two
+
+def measure_order(
+    step,  # the sampler's step
+    diffusion: LinearDiffusion,
+    law: Gaussian,  # of the components
+    ns=(64, 128, 256),  # numbers of steps
+    eps: float = 0.1,  # last time
+    grid=None,  # function (n, eps) -> times; None: uniform
+) -> tuple[
+    list, float
+]:  # error of the covariance for each n, and the order between the last two
     "The order of a sampler, from exact covariances."
     score, joint, errors = GaussianScore(diffusion, law), law.vectors is not None, []
-    first, right = marginal_covariance(diffusion, law, 1.), marginal_covariance(diffusion, law, eps)
+    first, right = (
+        marginal_covariance(diffusion, law, 1.0),
+        marginal_covariance(diffusion, law, eps),
+    )
     for n in ns:
-        C = propagate(step, diffusion, score, (grid or uniform)(n, eps), first, tuple(law.mean.shape), joint)
+        C = propagate(
+            step,
+            diffusion,
+            score,
+            (grid or uniform)(n, eps),
+            first,
+            tuple(law.mean.shape),
+            joint,
+        )
         errors.append((C - right).norm().item())
     return errors, log(errors[-2] / errors[-1]) / log(ns[-1] / ns[-2])

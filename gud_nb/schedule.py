@@ -18,24 +18,29 @@ from torch import Tensor
 from .core import Const, as_time, require
 
 # %% ../nbs/03_schedule.ipynb #030005
-def gamma_from_clock(B: Tensor,   # ≥ 0
-                     ) -> Tensor: # -inf at B = 0
+def gamma_from_clock(
+    B: Tensor,  # ≥ 0
+) -> Tensor:  # -inf at B = 0
     "The negative log-SNR $γ = \\log(e^B - 1)$ of a clock value, stable at both ends."
     return B + torch.log(-torch.expm1(-B))
 
-def clock_from_gamma(gamma: Tensor,  # any real
-                     ) -> Tensor:    # ≥ 0
+
+def clock_from_gamma(
+    gamma: Tensor,  # any real
+) -> Tensor:  # ≥ 0
     "The clock $B = \\log(1 + e^γ)$ of a negative log-SNR."
     return torch.logaddexp(gamma, torch.zeros_like(gamma))
 
 # %% ../nbs/03_schedule.ipynb #030008
 class Schedule:
     "A clock: subclasses give `B(t)`, of shape `(*t.shape, *self.shape)`, increasing from about 0."
-    shape: tuple = ()         # component axes; () is one clock for all
-    breakpoints: tuple = ()   # times in (0, 1) at which β jumps, rising
-    count = None              # of images that have a clock of their own; None: one for all images
 
-    def B(self, t: Tensor) -> Tensor: raise NotImplementedError(f"{type(self).__name__} must define B(t)")
+    shape: tuple = ()  # component axes; () is one clock for all
+    breakpoints: tuple = ()  # times in (0, 1) at which β jumps, rising
+    count = None  # of images that have a clock of their own; None: one for all images
+
+    def B(self, t: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define B(t)")
 
     def beta(self, t: float | Tensor) -> Tensor:
         "The speed $β = dB/dt$."
@@ -55,104 +60,173 @@ class Schedule:
 @dataclass(frozen=True)
 class LinearBeta(Schedule):
     "The clock with $β(t) = β_{min} + t (β_{max} - β_{min})$ (Song et al. 2021)."
-    beta_min: float = .1   # ≥ 0
-    beta_max: float = 20.  # > 0
+
+    beta_min: float = 0.1  # ≥ 0
+    beta_max: float = 20.0  # > 0
 
     def __post_init__(self):
-        require(self.beta_min >= 0 and self.beta_max > 0, f"β must be ≥ 0 and end > 0: got {self.beta_min} to {self.beta_max}")
+        require(
+            self.beta_min >= 0 and self.beta_max > 0,
+            f"β must be ≥ 0 and end > 0: got {self.beta_min} to {self.beta_max}",
+        )
 
     def B(self, t):
         t = as_time(t)
-        return t * self.beta_min + t ** 2 * (self.beta_max - self.beta_min) / 2
+        return t * self.beta_min + t**2 * (self.beta_max - self.beta_min) / 2
 
-    def beta(self, t): return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
+    def beta(self, t):
+        return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
 
 # %% ../nbs/03_schedule.ipynb #030013
 @dataclass(frozen=True)
 class Cosine(Schedule):
     "The cosine clock (Nichol & Dhariwal 2021), stopped at `B_max`."
-    s: float = .008       # offset at the data end, > 0
-    B_max: float = 20.    # where the clock stops (SNR e^-20)
 
-    def __post_init__(self): require(self.s > 0 and self.B_max > 0, f"s and B_max must be > 0: got {self.s}, {self.B_max}")
+    s: float = 0.008  # offset at the data end, > 0
+    B_max: float = 20.0  # where the clock stops (SNR e^-20)
+
+    def __post_init__(self):
+        require(
+            self.s > 0 and self.B_max > 0,
+            f"s and B_max must be > 0: got {self.s}, {self.B_max}",
+        )
 
     def B(self, t):
         theta = pi / 2 * (as_time(t) + self.s) / (1 + self.s)
-        return torch.where(theta < 1, -torch.log1p(-torch.sin(theta) ** 2), -2 * torch.log(torch.cos(theta).clamp(min=1e-100))).clamp(max=self.B_max)
+        return torch.where(
+            theta < 1,
+            -torch.log1p(-(torch.sin(theta) ** 2)),
+            -2 * torch.log(torch.cos(theta).clamp(min=1e-100)),
+        ).clamp(max=self.B_max)
 
     def beta(self, t):
         theta = pi / 2 * (as_time(t) + self.s) / (1 + self.s)
-        return pi / (1 + self.s) * torch.tan(theta) * (as_time(t) <= self.breakpoints[0])
+        return (
+            pi / (1 + self.s) * torch.tan(theta) * (as_time(t) <= self.breakpoints[0])
+        )
 
     @property
-    def breakpoints(self): return ((acos(exp(-self.B_max / 2)) * 2 / pi * (1 + self.s) - self.s),)
+    def breakpoints(self):
+        return ((acos(exp(-self.B_max / 2)) * 2 / pi * (1 + self.s) - self.s),)
 
 # %% ../nbs/03_schedule.ipynb #030016
 @dataclass(frozen=True, eq=False)
 class LinearGamma(Schedule):
     "The clock whose negative log-SNR is linear in time, perhaps one per component, perhaps clipped."
-    gamma_min: float | Tensor = -7.   # at t = 0; number or (*comp)
-    gamma_max: float | Tensor = 3.    # at t = 1, > gamma_min; number or (*comp)
-    clip: tuple | None = None         # hold γ within these two bounds; numbers or (*comp)
+
+    gamma_min: float | Tensor = -7.0  # at t = 0; number or (*comp)
+    gamma_max: float | Tensor = 3.0  # at t = 1, > gamma_min; number or (*comp)
+    clip: tuple | None = None  # hold γ within these two bounds; numbers or (*comp)
 
     def __post_init__(self):
         numbers = (self.gamma_min, self.gamma_max, *(self.clip or ()))
-        low, high, *clip = (torch.as_tensor(g, dtype=torch.float64).detach().cpu() for g in numbers)
-        require(bool(((high > low) & (high - low).isfinite()).all()), f"γ must rise: got gamma_min={_said(low)}, gamma_max={_said(high)}")
-        require(not clip or len(clip) == 2 and bool((clip[1] > clip[0]).all()), f"clip must be two rising bounds: got {' and '.join(map(_said, clip))}")
-        shape, slope = torch.broadcast_shapes(*(g.shape for g in (low, high, *clip))), high - low
-        met = [(c - low) / slope for c in clip] or [torch.full(shape, -1.), torch.full(shape, 2.)]  # when the bounds are met
+        low, high, *clip = (
+            torch.as_tensor(g, dtype=torch.float64).detach().cpu() for g in numbers
+        )
+        require(
+            bool(((high > low) & (high - low).isfinite()).all()),
+            f"γ must rise: got gamma_min={_said(low)}, gamma_max={_said(high)}",
+        )
+        require(
+            not clip or len(clip) == 2 and bool((clip[1] > clip[0]).all()),
+            f"clip must be two rising bounds: got {' and '.join(map(_said, clip))}",
+        )
+        shape, slope = (
+            torch.broadcast_shapes(*(g.shape for g in (low, high, *clip))),
+            high - low,
+        )
+        met = [(c - low) / slope for c in clip] or [
+            torch.full(shape, -1.0),
+            torch.full(shape, 2.0),
+        ]  # when the bounds are met
         kinks = torch.stack(torch.broadcast_tensors(*met)).flatten().unique()
         kinks = kinks[(kinks > _ROUNDING) & (kinks < 1 - _ROUNDING)]
         kinks = kinks[kinks.diff(prepend=kinks.new_zeros(1)) > _ROUNDING]
-        made = dict(shape=tuple(shape), breakpoints=tuple(kinks.tolist()), _line=(Const(low), Const(slope)),
-                    _clip=tuple(map(Const, clip)), _met=tuple(map(Const, met)))
-        for name, value in made.items(): object.__setattr__(self, name, value)
+        made = dict(
+            shape=tuple(shape),
+            breakpoints=tuple(kinks.tolist()),
+            _line=(Const(low), Const(slope)),
+            _clip=tuple(map(Const, clip)),
+            _met=tuple(map(Const, met)),
+        )
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
     def gamma(self, t):
         t = self.spread(t)
         low, slope = (c.like(t) for c in self._line)
         line = low + t * slope
-        return torch.clamp(line, *(c.like(t) for c in self._clip)) if self._clip else line
+        return (
+            torch.clamp(line, *(c.like(t) for c in self._clip)) if self._clip else line
+        )
 
-    def B(self, t): return clock_from_gamma(self.gamma(t))
+    def B(self, t):
+        return clock_from_gamma(self.gamma(t))
 
     def beta(self, t):
         t, gamma = self.spread(t), self.gamma(t)
         first, last = (c.like(t) for c in self._met)
-        return torch.sigmoid(gamma) * self._line[1].like(t) * ((t >= first - _ROUNDING) & (t <= last + _ROUNDING))
+        return (
+            torch.sigmoid(gamma)
+            * self._line[1].like(t)
+            * ((t >= first - _ROUNDING) & (t <= last + _ROUNDING))
+        )
 
-_ROUNDING = 1e-13   # times closer than this are the same
+
+_ROUNDING = 1e-13  # times closer than this are the same
+
 
 def _said(v: Tensor) -> str:
     "A number, or the range of many, for an error."
     return f"{v.item():g}" if v.numel() == 1 else f"{v.min():.4g} to {v.max():.4g}"
 
 # %% ../nbs/03_schedule.ipynb #030021
-def soft_conditioning(variances: Tensor,             # (*comp) of the data, > 0
-                      a: float,                      # strength of the hierarchy, ≥ 0: 0 none, 1 standard, large: autoregressive
-                      gamma_denoise: float = -7.,    # every component starts with a log-SNR of at least minus this
-                      gamma_noise: float = 3.,       # and ends with at most minus this
-                      order: Tensor | None = None,   # (*comp) larger is noised earlier, generated later; None: -log variances
-                      whitened: bool = False,        # the diffusion acts on components scaled to variance 1
-                      clip: bool = False,            # stop each component at those two levels
-                      ) -> LinearGamma:              # of shape (*comp)
+def soft_conditioning(
+    variances: Tensor,  # (*comp) of the data, > 0
+    a: float,  # strength of the hierarchy, ≥ 0: 0 none, 1 standard, large: autoregressive
+    gamma_denoise: float = -7.0,  # every component starts with a log-SNR of at least minus this
+    gamma_noise: float = 3.0,  # and ends with at most minus this
+    order: Tensor
+    | None = None,  # (*comp) larger is noised earlier, generated later; None: -log variances
+    whitened: bool = False,  # the diffusion acts on components scaled to variance 1
+    clip: bool = False,  # stop each component at those two levels
+) -> LinearGamma:  # of shape (*comp)
     "The linear soft-conditioning schedule (Gerdes, Welling & Cheng 2024, section 4)."
     variances = torch.as_tensor(variances, dtype=torch.float64).detach().cpu()
-    require(bool(((variances > 0) & variances.isfinite()).all()), f"variances must be positive: got down to {variances.min():.3g}; "
-            "leave components without variance out, or give them a small floor")
+    require(
+        bool(((variances > 0) & variances.isfinite()).all()),
+        f"variances must be positive: got down to {variances.min():.3g}; "
+        "leave components without variance out, or give them a small floor",
+    )
     require(0 <= a < float("inf"), f"a must be a number ≥ 0: got {a}")
-    require(gamma_noise > gamma_denoise, f"noise must rise: got gamma_denoise={gamma_denoise}, gamma_noise={gamma_noise}")
+    require(
+        gamma_noise > gamma_denoise,
+        f"noise must rise: got gamma_denoise={gamma_denoise}, gamma_noise={gamma_noise}",
+    )
     l = _order(-variances.log() if order is None else order)
-    require(l.shape == variances.shape, f"got an order of shape {tuple(l.shape)} for variances of shape {tuple(variances.shape)}")
+    require(
+        l.shape == variances.shape,
+        f"got an order of shape {tuple(l.shape)} for variances of shape {tuple(variances.shape)}",
+    )
     level = torch.zeros_like(variances) if whitened else variances.log()
-    low, rise = gamma_denoise + level + a * (l - l.max()), gamma_noise - gamma_denoise + a * (l.max() - l.min())
-    return LinearGamma(low, low + rise, clip=(gamma_denoise + level, gamma_noise + level) if clip else None)
+    low, rise = (
+        gamma_denoise + level + a * (l - l.max()),
+        gamma_noise - gamma_denoise + a * (l.max() - l.min()),
+    )
+    return LinearGamma(
+        low,
+        low + rise,
+        clip=(gamma_denoise + level, gamma_noise + level) if clip else None,
+    )
+
 
 def _order(order) -> Tensor:
     "An order, checked and in float64."
     order = torch.as_tensor(order, dtype=torch.float64).detach().cpu()
-    require(order.numel() > 0 and bool(order.isfinite().all()), f"an order needs one finite number per component: got shape {tuple(order.shape)}, {int((~order.isfinite()).sum())} not finite")
+    require(
+        order.numel() > 0 and bool(order.isfinite().all()),
+        f"an order needs one finite number per component: got shape {tuple(order.shape)}, {int((~order.isfinite()).sum())} not finite",
+    )
     return order
 
 # %% ../nbs/03_schedule.ipynb #030026
@@ -161,154 +235,255 @@ def _rank(order: Tensor) -> Tensor:
     order = _order(order)
     return (order.max() - order) / (order.max() - order.min()).clamp(min=1e-300)
 
+
 def _windows(start: Tensor, width: float, low: float, high: float) -> LinearGamma:
     "γ from `low` to `high` while t goes from `start` to `start + width`."
     slope = (high - low) / width
     return LinearGamma(low - start * slope, low + (1 - start) * slope, clip=(low, high))
 
-def sequential(order: Tensor,             # (*comp) larger is noised earlier, generated later
-               b: float,                  # 0 ≤ b < 1: 0 all together, towards 1 one after the other
-               gamma_min: float = -7.,    # of every component, before its window
-               gamma_max: float = 3.,     # and after it
-               ) -> LinearGamma:          # of shape (*comp)
+
+def sequential(
+    order: Tensor,  # (*comp) larger is noised earlier, generated later
+    b: float,  # 0 ≤ b < 1: 0 all together, towards 1 one after the other
+    gamma_min: float = -7.0,  # of every component, before its window
+    gamma_max: float = 3.0,  # and after it
+) -> LinearGamma:  # of shape (*comp)
     "Components noised one after the other, each in its own window of time."
     require(0 <= b < 1, f"b must be in [0, 1): got {b}")
-    require(gamma_max > gamma_min, f"noise must rise: got gamma_min={gamma_min}, gamma_max={gamma_max}")
+    require(
+        gamma_max > gamma_min,
+        f"noise must rise: got gamma_min={gamma_min}, gamma_max={gamma_max}",
+    )
     return _windows(b * _rank(order), 1 - b, gamma_min, gamma_max)
 
 # %% ../nbs/03_schedule.ipynb #030030
 def _same_shape(first: Tensor, second: Tensor):
-    require(first.shape == second.shape, f"got orders of shapes {tuple(first.shape)} and {tuple(second.shape)}, "
-            "want one entry per component in both")
+    require(
+        first.shape == second.shape,
+        f"got orders of shapes {tuple(first.shape)} and {tuple(second.shape)}, "
+        "want one entry per component in both",
+    )
 
-def nested(outer: Tensor,                  # (*comp) e.g. the wavelet level; larger is noised earlier
-           inner: Tensor,                  # (*comp) e.g. minus the column; compared inside each window of `outer`
-           a: float,                       # strength of the outer order, ≥ 0, in log-SNR per unit of `outer`
-           b: float,                       # 0 ≤ b < 1, strength of the inner order
-           gamma_min: float = -7.,         # of every component, before its window
-           gamma_max: float = 3.,          # and after it
-           ) -> LinearGamma:               # of shape (*comp)
+
+def nested(
+    outer: Tensor,  # (*comp) e.g. the wavelet level; larger is noised earlier
+    inner: Tensor,  # (*comp) e.g. minus the column; compared inside each window of `outer`
+    a: float,  # strength of the outer order, ≥ 0, in log-SNR per unit of `outer`
+    b: float,  # 0 ≤ b < 1, strength of the inner order
+    gamma_min: float = -7.0,  # of every component, before its window
+    gamma_max: float = 3.0,  # and after it
+) -> LinearGamma:  # of shape (*comp)
     "Components noised in the outer order, and in the inner one among those whose outer order is equal."
     outer, inner = _order(outer), _order(inner)
     _same_shape(outer, inner)
-    require(0 <= a < float("inf") and 0 <= b < 1, f"a must be ≥ 0 and b in [0, 1): got a={a}, b={b}")
-    require(gamma_max > gamma_min, f"noise must rise: got gamma_min={gamma_min}, gamma_max={gamma_max}")
+    require(
+        0 <= a < float("inf") and 0 <= b < 1,
+        f"a must be ≥ 0 and b in [0, 1): got a={a}, b={b}",
+    )
+    require(
+        gamma_max > gamma_min,
+        f"noise must rise: got gamma_min={gamma_min}, gamma_max={gamma_max}",
+    )
     shift = a * (outer.max() - outer.min()).item()
     share = (gamma_max - gamma_min) / (gamma_max - gamma_min + shift)
-    return _windows((1 - share) * _rank(outer) + share * b * _rank(inner), share * (1 - b), gamma_min, gamma_max)
+    return _windows(
+        (1 - share) * _rank(outer) + share * b * _rank(inner),
+        share * (1 - b),
+        gamma_min,
+        gamma_max,
+    )
 
 # %% ../nbs/03_schedule.ipynb #030035
-def blend(first: Tensor,   # (*comp) an order
-          second: Tensor,  # (*comp) another
-          w: float,        # 0 is the first, 1 the second, in [0, 1]
-          ) -> Tensor:     # (*comp), with the range of the first
+def blend(
+    first: Tensor,  # (*comp) an order
+    second: Tensor,  # (*comp) another
+    w: float,  # 0 is the first, 1 the second, in [0, 1]
+) -> Tensor:  # (*comp), with the range of the first
     "An order on the way from one to another."
     first, second = _order(first), _order(second)
     _same_shape(first, second)
     require(0 <= w <= 1, f"w must be in [0, 1]: got {w}")
     mixed = (1 - w) * _rank(first) + w * _rank(second)
-    require(bool(mixed.max() - mixed.min() > 1e-9) or mixed.numel() == 1,
-            f"the two orders cancel at w={w}: nothing is left to order by, move w")
-    return first.min() + (first.max() - first.min()) * _rank(mixed)   # a rank counts from the largest: ranked again, it is the right way up
+    require(
+        bool(mixed.max() - mixed.min() > 1e-9) or mixed.numel() == 1,
+        f"the two orders cancel at w={w}: nothing is left to order by, move w",
+    )
+    return first.min() + (first.max() - first.min()) * _rank(
+        mixed
+    )  # a rank counts from the largest: ranked again, it is the right way up
 
 # %% ../nbs/03_schedule.ipynb #030038
-def overlap(schedule: Schedule,                # of shape (*comp), or one clock for all
-            variances: float | Tensor = 1.,    # (*comp) of the data in the scale that is diffused, > 0
-            n: int = 2000,                     # intervals of time to sum over
-            ) -> float:                        # in [0, 1]
+def overlap(
+    schedule: Schedule,  # of shape (*comp), or one clock for all
+    variances: float
+    | Tensor = 1.0,  # (*comp) of the data in the scale that is diffused, > 0
+    n: int = 2000,  # intervals of time to sum over
+) -> float:  # in [0, 1]
     "How much of their active time two components share: 1 all together, 0 one after the other."
     variances = torch.as_tensor(variances, dtype=torch.float64).detach().cpu()
     shape = tuple(schedule.shape) or tuple(variances.shape)
-    require(variances.shape in ((), shape),
-            f"got variances of shape {tuple(variances.shape)} for a clock of shape {shape}, want one per component")
-    require(bool((variances > 0).all()), f"variances must be positive: got down to {variances.min():.3g}")
+    require(
+        variances.shape in ((), shape),
+        f"got variances of shape {tuple(variances.shape)} for a clock of shape {shape}, want one per component",
+    )
+    require(
+        bool((variances > 0).all()),
+        f"variances must be positive: got down to {variances.min():.3g}",
+    )
     kinks = schedule.breakpoints if len(schedule.breakpoints) <= n else ()
-    t = torch.cat([torch.linspace(0, 1, n + 1, dtype=torch.float64), torch.tensor(kinks, dtype=torch.float64)]).unique()
+    t = torch.cat(
+        [
+            torch.linspace(0, 1, n + 1, dtype=torch.float64),
+            torch.tensor(kinks, dtype=torch.float64),
+        ]
+    ).unique()
     gamma = schedule.gamma(t).reshape(len(t), *(schedule.shape or (1,) * len(shape)))
     unknown = torch.sigmoid(gamma - variances.log()).reshape(len(t), -1)
     rise, d = unknown[-1] - unknown[0], unknown.shape[1]
-    require(bool((rise > 0).all()), f"every component must be noised: got one whose unknown share changes by {rise.min():.2g}")
+    require(
+        bool((rise > 0).all()),
+        f"every component must be noised: got one whose unknown share changes by {rise.min():.2g}",
+    )
     shared = (unknown.diff(dim=0) / rise).sort(1).values * torch.arange(d - 1, -1, -1)
-    return shared.sum().item() * 2 / (d * (d - 1)) if d > 1 else 1.
+    return shared.sum().item() * 2 / (d * (d - 1)) if d > 1 else 1.0
 
 # %% ../nbs/03_schedule.ipynb #030045
 @dataclass(frozen=True, eq=False)
 class Each(Schedule):
     "Clocks of one shape, shared out evenly over the images of a batch."
+
     members: tuple  # schedules of one shape
-    count: int      # number of images
+    count: int  # number of images
 
     def __post_init__(self):
         shapes = {tuple(m.shape) for m in self.members}
-        require(len(shapes) == 1, f"got clocks of shapes {sorted(shapes)}: want at least one, all of one shape")
+        require(
+            len(shapes) == 1,
+            f"got clocks of shapes {sorted(shapes)}: want at least one, all of one shape",
+        )
         require(self.count >= 1, f"got count={self.count}, want at least one image")
 
     shape = property(lambda self: tuple(self.members[0].shape))
 
     def _all(self, name: str, t: float | Tensor) -> Tensor:
         t = as_time(t).expand(self.count)
-        return torch.cat([getattr(m, name)(part) for m, part in zip(self.members, t.tensor_split(len(self.members)))])
+        return torch.cat(
+            [
+                getattr(m, name)(part)
+                for m, part in zip(self.members, t.tensor_split(len(self.members)))
+            ]
+        )
 
-    def B(self, t): return self._all("B", t)
-    def beta(self, t): return self._all("beta", t)
-    def gamma(self, t): return self._all("gamma", t)
+    def B(self, t):
+        return self._all("B", t)
+
+    def beta(self, t):
+        return self._all("beta", t)
+
+    def gamma(self, t):
+        return self._all("gamma", t)
 
 # %% ../nbs/03_schedule.ipynb #030047
 @dataclass(frozen=True, eq=False)
 class Family:
     "Clocks made by one function: some of its arguments are fixed, others have a range."
-    make: FunctionType                            # e.g. soft_conditioning, sequential, nested
-    ranges: dict                                  # name -> (low, high)
-    fixed: dict = field(default_factory=dict)     # name -> value, e.g. the variances
+
+    make: FunctionType  # e.g. soft_conditioning, sequential, nested
+    ranges: dict  # name -> (low, high)
+    fixed: dict = field(default_factory=dict)  # name -> value, e.g. the variances
 
     def __post_init__(self):
         for name, r in self.ranges.items():
-            require(isinstance(r, (tuple, list)) and len(r) == 2 and r[0] <= r[1], f"the range of {name} must be (low, high): got {r}")
-        require(not set(self.ranges) & set(self.fixed), f"{', '.join(set(self.ranges) & set(self.fixed))}: fixed and with a range, want one of the two")
+            require(
+                isinstance(r, (tuple, list)) and len(r) == 2 and r[0] <= r[1],
+                f"the range of {name} must be (low, high): got {r}",
+            )
+        require(
+            not set(self.ranges) & set(self.fixed),
+            f"{', '.join(set(self.ranges) & set(self.fixed))}: fixed and with a range, want one of the two",
+        )
 
     def __call__(self, **values) -> Schedule:
         "The member at these values; those left out are in the middle of their range."
         unknown = set(values) - set(self.ranges)
-        require(not unknown, f"got {', '.join(sorted(unknown))}: this family has {', '.join(self.ranges)}")
+        require(
+            not unknown,
+            f"got {', '.join(sorted(unknown))}: this family has {', '.join(self.ranges)}",
+        )
         for name, v in values.items():
             low, high = self.ranges[name]
-            if not low <= v <= high: warnings.warn(f"{name}={v:g} is outside of the family's range, {low:g} to {high:g}", stacklevel=2)
-        return self.make(**self.fixed, **{n: values.get(n, sum(r) / 2) for n, r in self.ranges.items()})
+            if not low <= v <= high:
+                warnings.warn(
+                    f"{name}={v:g} is outside of the family's range, {low:g} to {high:g}",
+                    stacklevel=2,
+                )
+        return self.make(
+            **self.fixed,
+            **{n: values.get(n, sum(r) / 2) for n, r in self.ranges.items()},
+        )
 
-    def draw(self, n: int,                          # images
-             generator: torch.Generator | None = None,
-             distinct: int = 16,                    # members among them, at most
-             ) -> Each:
+    def draw(
+        self,
+        n: int,  # images
+        generator: torch.Generator | None = None,
+        distinct: int = 16,  # members among them, at most
+    ) -> Each:
         "Members for a batch, evenly spread over every range, each range in its own random order."
         m, where = min(n, distinct), None if generator is None else generator.device
+
         def spread(r):
-            u = (torch.randperm(m, generator=generator, device=where) + torch.rand(m, generator=generator, device=where)) / m
+            u = (
+                torch.randperm(m, generator=generator, device=where)
+                + torch.rand(m, generator=generator, device=where)
+            ) / m
             return (r[0] + (r[1] - r[0]) * u).tolist()
-        values = [dict(zip(self.ranges, v)) for v in zip(*(spread(r) for r in self.ranges.values()))]
+
+        values = [
+            dict(zip(self.ranges, v))
+            for v in zip(*(spread(r) for r in self.ranges.values()))
+        ]
         return Each(tuple(self.make(**self.fixed, **v) for v in values) or (self(),), n)
 
 # %% ../nbs/03_schedule.ipynb #030051
-def tilted(variances: Tensor,        # (*comp) of the data, > 0
-           other: Tensor,            # (*comp) another order, of any scale
-           a: float,                 # strength, as in `soft_conditioning`
-           w: float,                 # -1 to 1: minus the other order, 0: that of the variances, 1: the other order
-           **ends) -> LinearGamma:   # gamma_denoise, gamma_noise, whitened, clip: those of `soft_conditioning`
+def tilted(
+    variances: Tensor,  # (*comp) of the data, > 0
+    other: Tensor,  # (*comp) another order, of any scale
+    a: float,  # strength, as in `soft_conditioning`
+    w: float,  # -1 to 1: minus the other order, 0: that of the variances, 1: the other order
+    **ends,
+) -> (
+    LinearGamma
+):  # gamma_denoise, gamma_noise, whitened, clip: those of `soft_conditioning`
     "Soft conditioning whose order is tilted towards another one, or away from it."
     require(-1 <= w <= 1, f"w must be in [-1, 1]: got {w}")
     variances, other = torch.as_tensor(variances, dtype=torch.float64), _order(other)
-    return soft_conditioning(variances, a, order=blend(-variances.log(), other if w >= 0 else -other, abs(w)), **ends)
+    return soft_conditioning(
+        variances,
+        a,
+        order=blend(-variances.log(), other if w >= 0 else -other, abs(w)),
+        **ends,
+    )
 
 # %% ../nbs/03_schedule.ipynb #030053
-def continued(order: Tensor,            # (*comp) larger is noised earlier, generated later
-              known: float,             # of the different values in `order`, so many lowest stand still; rounded down
-              b: float = .5,            # 0 ≤ b < 1 for the others, as in `sequential`
-              gamma_min: float = -7.,   # of what is known, and of the others before their window
-              gamma_max: float = 3.,    # of the others after it
-              ) -> LinearGamma:         # of shape (*comp)
+def continued(
+    order: Tensor,  # (*comp) larger is noised earlier, generated later
+    known: float,  # of the different values in `order`, so many lowest stand still; rounded down
+    b: float = 0.5,  # 0 ≤ b < 1 for the others, as in `sequential`
+    gamma_min: float = -7.0,  # of what is known, and of the others before their window
+    gamma_max: float = 3.0,  # of the others after it
+) -> LinearGamma:  # of shape (*comp)
     "A sequential clock that lets the first components stand still."
     values, order = _order(order).unique(), _order(order)
     k = int(known)
-    require(0 <= k < len(values), f"known must be from 0 to below {len(values)}, the number of steps in this order: got {known}")
-    require(0 <= b < 1 and gamma_max > gamma_min, f"b must be in [0, 1) and noise must rise: got b={b}, gamma_min={gamma_min}, gamma_max={gamma_max}")
+    require(
+        0 <= k < len(values),
+        f"known must be from 0 to below {len(values)}, the number of steps in this order: got {known}",
+    )
+    require(
+        0 <= b < 1 and gamma_max > gamma_min,
+        f"b must be in [0, 1) and noise must rise: got b={b}, gamma_min={gamma_min}, gamma_max={gamma_max}",
+    )
     start = b * _rank(order.clamp(min=values[k]))
-    return _windows(torch.where(order < values[k], 2., start), 1 - b, gamma_min, gamma_max)    # a window that never opens
+    return _windows(
+        torch.where(order < values[k], 2.0, start), 1 - b, gamma_min, gamma_max
+    )  # a window that never opens

@@ -21,54 +21,73 @@ from .diffusion import LinearDiffusion
 from .transition import tril_inverse
 
 # %% ../nbs/06_score.ipynb #060005
-def eps_to_score(diffusion: LinearDiffusion,
-                 eps: Tensor,        # (batch, *comp, k) predicted noise
-                 t: float | Tensor,  # () or (batch,), > 0
-                 ) -> Tensor:        # (batch, *comp, k)
+def eps_to_score(
+    diffusion: LinearDiffusion,
+    eps: Tensor,  # (batch, *comp, k) predicted noise
+    t: float | Tensor,  # () or (batch,), > 0
+) -> Tensor:  # (batch, *comp, k)
     "Score $s = -L^{-⊤}ε$."
     return -act(tril_inverse(diffusion.kernel(t, eps)[1]).mT, eps)
 
-def score_to_eps(diffusion: LinearDiffusion, score: Tensor, t: float | Tensor) -> Tensor:
+
+def score_to_eps(
+    diffusion: LinearDiffusion, score: Tensor, t: float | Tensor
+) -> Tensor:
     "Noise $ε = -L^⊤s$, the inverse of `eps_to_score`."
     return -act(diffusion.kernel(t, score)[1].mT, score)
 
-def score_to_data(diffusion: LinearDiffusion,
-                  z: Tensor,          # (batch, *comp, k) state
-                  score: Tensor,      # (batch, *comp, k) score at z
-                  t: float | Tensor,
-                  ) -> Tensor:        # (batch, *comp)
+
+def score_to_data(
+    diffusion: LinearDiffusion,
+    z: Tensor,  # (batch, *comp, k) state
+    score: Tensor,  # (batch, *comp, k) score at z
+    t: float | Tensor,
+) -> Tensor:  # (batch, *comp)
     "Data prediction $E[χ|z]$ from the score (Tweedie's formula in phase space)."
     frame = diffusion.frame(t, z)
     row = (frame.w / frame.w.square().sum(-1, keepdim=True))[..., None, :]
     return (act(row @ frame.inverse, z) + act(row @ frame.T.mT, score))[..., 0]
 
-def data_to_score(diffusion: LinearDiffusion, z: Tensor, chi: Tensor, t: float | Tensor) -> Tensor:
+
+def data_to_score(
+    diffusion: LinearDiffusion, z: Tensor, chi: Tensor, t: float | Tensor
+) -> Tensor:
     "Score $s = -T^{-⊤}(T^{-1}z - wχ)$ from the data prediction `chi`, the inverse of `score_to_data` on true scores."
     _, _, inverse, w = diffusion.frame(t, z)
     return -act(inverse.mT, act(inverse, z) - w.to(z) * chi[..., None])
 
-def eps_to_data(diffusion: LinearDiffusion, z: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
+
+def eps_to_data(
+    diffusion: LinearDiffusion, z: Tensor, eps: Tensor, t: float | Tensor
+) -> Tensor:
     "Data prediction $E[χ|z]$ from the predicted noise."
     return score_to_data(diffusion, z, eps_to_score(diffusion, eps, t), t)
 
 # %% ../nbs/06_score.ipynb #060009
-def v_to_data(diffusion: LinearDiffusion,
-              z: Tensor,          # (batch, *comp, k) state
-              v: Tensor,          # (batch, *comp) predicted velocity along ŵ
-              t: float | Tensor,  # () or (batch,), > 0
-              ) -> Tensor:        # (batch, *comp)
+def v_to_data(
+    diffusion: LinearDiffusion,
+    z: Tensor,  # (batch, *comp, k) state
+    v: Tensor,  # (batch, *comp) predicted velocity along ŵ
+    t: float | Tensor,  # () or (batch,), > 0
+) -> Tensor:  # (batch, *comp)
     "Data prediction $χ = a x - b v$ from the velocity, with $x = b ŵ^⊤T^{-1}z$."
     _, p, _, w = _reading(diffusion, z, t)
     size, b = w.norm(dim=-1), (1 + w.square().sum(-1)).rsqrt()
     return (size * b * b).to(p) * p - b.to(p) * v
 
-def data_to_v(diffusion: LinearDiffusion, z: Tensor, chi: Tensor, t: float | Tensor) -> Tensor:
+
+def data_to_v(
+    diffusion: LinearDiffusion, z: Tensor, chi: Tensor, t: float | Tensor
+) -> Tensor:
     "Velocity $v = a ŵ^⊤T^{-1}z - √(1 + |w|²) χ$ from the data prediction `chi`, the inverse of `v_to_data`."
     _, p, _, w = _reading(diffusion, z, t)
     size, b = w.norm(dim=-1), (1 + w.square().sum(-1)).rsqrt()
     return (size * b).to(p) * p - chi / b.to(p)
 
-def _reading(diffusion: LinearDiffusion, z: Tensor, t) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+
+def _reading(
+    diffusion: LinearDiffusion, z: Tensor, t
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "The whitened state apart from its reading, (batch, *comp, k); the reading ŵᵀT⁻¹z, (batch, *comp); T and w in float64."
     _, T, inv, w = diffusion.frame(t, z)
     unit = w / w.norm(dim=-1, keepdim=True)
@@ -79,19 +98,32 @@ def _reading(diffusion: LinearDiffusion, z: Tensor, t) -> tuple[Tensor, Tensor, 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     "A normal law of components, by its spectrum."
-    mean: Tensor                   # (*comp)
-    variances: Tensor              # (*comp) of independent components, or (r,) along `vectors`; ≥ 0
-    vectors: Tensor | None = None  # (d, r) orthonormal columns, d = number of components
-    rest: float = 0.               # variance along everything orthogonal to `vectors`
+
+    mean: Tensor  # (*comp)
+    variances: Tensor  # (*comp) of independent components, or (r,) along `vectors`; ≥ 0
+    vectors: Tensor | None = (
+        None  # (d, r) orthonormal columns, d = number of components
+    )
+    rest: float = 0.0  # variance along everything orthogonal to `vectors`
 
     def __post_init__(self):
-        for name in ("mean", "variances"): object.__setattr__(self, name, getattr(self, name).detach().double().cpu())
+        for name in ("mean", "variances"):
+            object.__setattr__(self, name, getattr(self, name).detach().double().cpu())
         want = self.mean.shape if self.vectors is None else self.vectors.shape[-1:]
-        require(self.variances.shape == want, f"got variances of shape {tuple(self.variances.shape)}, want {tuple(want)}")
-        require(bool((self.variances >= 0).all()) and self.rest >= 0, f"variances must be ≥ 0: got {self.variances.min():.3g}, rest {self.rest:.3g}")
-        if self.vectors is None: return
+        require(
+            self.variances.shape == want,
+            f"got variances of shape {tuple(self.variances.shape)}, want {tuple(want)}",
+        )
+        require(
+            bool((self.variances >= 0).all()) and self.rest >= 0,
+            f"variances must be ≥ 0: got {self.variances.min():.3g}, rest {self.rest:.3g}",
+        )
+        if self.vectors is None:
+            return
         V = self.vectors.detach().double().cpu()
-        if (V.mT @ V - torch.eye(V.shape[-1])).abs().max() > 1e-12:       # the nearest orthonormal columns
+        if (
+            V.mT @ V - torch.eye(V.shape[-1])
+        ).abs().max() > 1e-12:  # the nearest orthonormal columns
             u, _, v = torch.linalg.svd(V, full_matrices=False)
             V = u @ v
         object.__setattr__(self, "vectors", V)
@@ -105,53 +137,88 @@ class Gaussian:
     @cached_property
     def component_variances(self) -> Tensor:
         "Variances (*comp) of each component alone."
-        if self.vectors is None: return self.variances
-        return (self.rest + self.vectors.square() @ (self.variances - self.rest)).reshape(self.mean.shape)
+        if self.vectors is None:
+            return self.variances
+        return (
+            self.rest + self.vectors.square() @ (self.variances - self.rest)
+        ).reshape(self.mean.shape)
 
     @cached_property
     def covariance(self) -> Tensor:
         "The covariance matrix (d, d) of the flattened components."
-        if self.vectors is None: return torch.diag(self.variances.flatten())
+        if self.vectors is None:
+            return torch.diag(self.variances.flatten())
         V = self.vectors
-        return self.rest * torch.eye(len(V), dtype=V.dtype) + V * (self.variances - self.rest) @ V.mT
+        return (
+            self.rest * torch.eye(len(V), dtype=V.dtype)
+            + V * (self.variances - self.rest) @ V.mT
+        )
 
 # %% ../nbs/06_score.ipynb #060016
-def gaussian(mean: Tensor,               # (*comp)
-             cov: Tensor,                # (*comp) variances, or (d, d) covariance of the flattened components
-             rank: int | None = None,    # keep so many eigenvectors; None: all
-             ) -> Gaussian:
+def gaussian(
+    mean: Tensor,  # (*comp)
+    cov: Tensor,  # (*comp) variances, or (d, d) covariance of the flattened components
+    rank: int | None = None,  # keep so many eigenvectors; None: all
+) -> Gaussian:
     "A `Gaussian` from its moments."
     mean, cov = mean.double(), cov.double()
-    if cov.shape == mean.shape: return Gaussian(mean, cov)
+    if cov.shape == mean.shape:
+        return Gaussian(mean, cov)
     d = mean.numel()
-    require(cov.shape == (d, d), f"got a covariance of shape {tuple(cov.shape)}, want variances {tuple(mean.shape)} or a matrix {(d, d)}")
+    require(
+        cov.shape == (d, d),
+        f"got a covariance of shape {tuple(cov.shape)}, want variances {tuple(mean.shape)} or a matrix {(d, d)}",
+    )
     values, vectors = (m.flip(-1) for m in torch.linalg.eigh(cov))
-    require(bool(values[-1] >= -1e-8 * values[0]), f"the covariance must be positive semidefinite: got an eigenvalue {values[-1]:.3g}")
+    require(
+        bool(values[-1] >= -1e-8 * values[0]),
+        f"the covariance must be positive semidefinite: got an eigenvalue {values[-1]:.3g}",
+    )
     values, r = values.clamp(min=0), rank or d
-    return Gaussian(mean, values[:r], vectors[:, :r].contiguous(), values[r:].mean().item() if r < d else 0.)
+    return Gaussian(
+        mean,
+        values[:r],
+        vectors[:, :r].contiguous(),
+        values[r:].mean().item() if r < d else 0.0,
+    )
 
-def fit_gaussian(chi: Tensor,              # (n, *comp) components of data
-                 independent: bool = False,# component variances only (for a clock per component)
-                 rank: int | None = None,  # keep so many eigenvectors; None: all
-                 ) -> Gaussian:
+
+def fit_gaussian(
+    chi: Tensor,  # (n, *comp) components of data
+    independent: bool = False,  # component variances only (for a clock per component)
+    rank: int | None = None,  # keep so many eigenvectors; None: all
+) -> Gaussian:
     "The Gaussian with the data's mean and covariance."
     mean, cov = moments(chi)
     mean = mean.reshape(chi.shape[1:])
-    return gaussian(mean, cov.diagonal().reshape(mean.shape)) if independent else gaussian(mean, cov, rank)
+    return (
+        gaussian(mean, cov.diagonal().reshape(mean.shape))
+        if independent
+        else gaussian(mean, cov, rank)
+    )
 
 # %% ../nbs/06_score.ipynb #060019
 @dataclass(frozen=True, eq=False)
 class Factors:
     "A normal law of components with a few common factors: covariance $FF^⊤ + diag(ψ)$."
-    mean: Tensor      # (*comp)
+
+    mean: Tensor  # (*comp)
     loadings: Tensor  # (d, r), d = number of components
-    rest: Tensor      # (*comp) ψ, > 0
+    rest: Tensor  # (*comp) ψ, > 0
 
     def __post_init__(self):
-        for name in ("mean", "loadings", "rest"): object.__setattr__(self, name, getattr(self, name).detach().double().cpu())
-        require(self.loadings.ndim == 2 and len(self.loadings) == self.mean.numel() and self.rest.shape == self.mean.shape,
-                f"got loadings {tuple(self.loadings.shape)} and a rest {tuple(self.rest.shape)}, want ({self.mean.numel()}, r) and {tuple(self.mean.shape)}")
-        require(bool((self.rest > 0).all()), f"the rest must be > 0: got down to {self.rest.min():.3g}")
+        for name in ("mean", "loadings", "rest"):
+            object.__setattr__(self, name, getattr(self, name).detach().double().cpu())
+        require(
+            self.loadings.ndim == 2
+            and len(self.loadings) == self.mean.numel()
+            and self.rest.shape == self.mean.shape,
+            f"got loadings {tuple(self.loadings.shape)} and a rest {tuple(self.rest.shape)}, want ({self.mean.numel()}, r) and {tuple(self.mean.shape)}",
+        )
+        require(
+            bool((self.rest > 0).all()),
+            f"the rest must be > 0: got down to {self.rest.min():.3g}",
+        )
 
     @cached_property
     def component_variances(self) -> Tensor:
@@ -163,86 +230,129 @@ class Factors:
         "The covariance matrix (d, d) of the flattened components."
         return self.loadings @ self.loadings.mT + torch.diag(self.rest.flatten())
 
-    mean_variance = property(lambda self: self.component_variances.mean().item(), doc="variance of a component, averaged over all of them")
+    mean_variance = property(
+        lambda self: self.component_variances.mean().item(),
+        doc="variance of a component, averaged over all of them",
+    )
 
 # %% ../nbs/06_score.ipynb #060020
-def fit_factors(chi: Tensor,          # (n, *comp) components of data
-                r: int = 48,          # number of factors
-                steps: int = 30,      # of the alternation
-                floor: float = 1e-3,  # smallest share of a variance that is left to ψ, in (0, 1)
-                ) -> Factors:
+def fit_factors(
+    chi: Tensor,  # (n, *comp) components of data
+    r: int = 48,  # number of factors
+    steps: int = 30,  # of the alternation
+    floor: float = 1e-3,  # smallest share of a variance that is left to ψ, in (0, 1)
+) -> Factors:
     "A law with r common factors for the data's mean and covariance, by alternating towards the largest likelihood (Lawley 1940)."
     mean, cov = moments(chi)
     d = len(cov)
-    require(1 <= r < d and steps >= 1 and 0 < floor < 1, f"want 1 ≤ r < {d} factors, at least one step and a floor in (0, 1): got r={r}, steps={steps}, floor={floor}")
+    require(
+        1 <= r < d and steps >= 1 and 0 < floor < 1,
+        f"want 1 ≤ r < {d} factors, at least one step and a floor in (0, 1): got r={r}, steps={steps}, floor={floor}",
+    )
     scale = cov.diagonal().clamp(min=1e-6 * cov.diagonal().mean()).sqrt()
-    C, psi = cov / scale[:, None] / scale, torch.full((d,), .5, dtype=cov.dtype)
+    C, psi = cov / scale[:, None] / scale, torch.full((d,), 0.5, dtype=cov.dtype)
     for _ in range(steps):
         x, U = torch.linalg.eigh(C / psi.sqrt()[:, None] / psi.sqrt())
         F = psi.sqrt()[:, None] * U[:, -r:] * (x[-r:] - 1).clamp(min=0).sqrt()
         psi = (1 - F.square().sum(1)).clamp(floor, 1)
-    return Factors(mean.reshape(chi.shape[1:]), F * scale[:, None], (psi * scale ** 2).reshape(chi.shape[1:]))
+    return Factors(
+        mean.reshape(chi.shape[1:]),
+        F * scale[:, None],
+        (psi * scale**2).reshape(chi.shape[1:]),
+    )
 
 # %% ../nbs/06_score.ipynb #060023
 def _kept(law, name: str) -> Const:
     "An attribute of a law as a constant of every device, made once for all who use the law."
     consts = law.__dict__.setdefault("_consts", {})
-    if name not in consts: consts[name] = Const(getattr(law, name))
+    if name not in consts:
+        consts[name] = Const(getattr(law, name))
     return consts[name]
 
 # %% ../nbs/06_score.ipynb #060024
 class GaussianScore:
     "The exact score `(z, t)` of Gaussian data, for any recipe and any clocks."
-    def __init__(self, diffusion: LinearDiffusion,
-                 mean: Tensor | Gaussian | Factors,  # (*comp), or the whole law
-                 cov: Tensor | None = None):         # (*comp) variances or (d, d); None if `mean` is a law
-        self.diffusion, self.law = diffusion, mean if isinstance(mean, (Gaussian, Factors)) else gaussian(mean, cov)
-        def own(name): return _kept(self.law, name)
+
+    def __init__(
+        self,
+        diffusion: LinearDiffusion,
+        mean: Tensor | Gaussian | Factors,  # (*comp), or the whole law
+        cov: Tensor | None = None,
+    ):  # (*comp) variances or (d, d); None if `mean` is a law
+        self.diffusion, self.law = (
+            diffusion,
+            mean if isinstance(mean, (Gaussian, Factors)) else gaussian(mean, cov),
+        )
+
+        def own(name):
+            return _kept(self.law, name)
+
         self._mean, self._each = own("mean"), own("component_variances")
-        self._F = (own("loadings"), own("rest")) if isinstance(self.law, Factors) else None
+        self._F = (
+            (own("loadings"), own("rest")) if isinstance(self.law, Factors) else None
+        )
         self._V = None if self._F or self.law.vectors is None else own("vectors")
         self._var = None if self._F else own("variances")
         self._C, self._latest = None, (None, None)
-        if self._V is None or diffusion.is_scalar: return
+        if self._V is None or diffusion.is_scalar:
+            return
         n = self.law.mean.numel()
-        require(n <= 1024, f"got {n} correlated components and not one clock for all, which takes the inverse of a matrix of that size "
-                "at each time: want at most 1024; or a few common factors, or variances in a basis in which the components are uncorrelated")
+        require(
+            n <= 1024,
+            f"got {n} correlated components and not one clock for all, which takes the inverse of a matrix of that size "
+            "at each time: want at most 1024; or a few common factors, or variances in a basis in which the components are uncorrelated",
+        )
         self._C = own("covariance")
 
-    spectral = property(lambda self: self._V is not None and self._C is None, doc="whether one spectrum serves all times: correlated components under one clock")
+    spectral = property(
+        lambda self: self._V is not None and self._C is None,
+        doc="whether one spectrum serves all times: correlated components under one clock",
+    )
 
-    def read(self, z: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def read(
+        self, z: Tensor, t: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         "Whitened state $y$, split into $y_⊥$ (batch, *comp, k) and the reading $p$ (batch, *comp); with $T$ and $w$ in float64."
         perp, p, T, w = _reading(self.diffusion, z, t)
         return perp, p - w.norm(dim=-1).to(z) * self._mean.like(z), T, w
 
-    def spread(self, p: Tensor,        # (batch, *comp)
-               w: Tensor,              # (batch or 1, *comp or 1s, k), from `read`
-               gain,                   # function (λ, |w|²) of λ|w|² alone, for a variance and the signal-to-noise ratio
-               ) -> Tensor:            # (batch, *comp)
+    def spread(
+        self,
+        p: Tensor,  # (batch, *comp)
+        w: Tensor,  # (batch or 1, *comp or 1s, k), from `read`
+        gain,  # function (λ, |w|²) of λ|w|² alone, for a variance and the signal-to-noise ratio
+    ) -> Tensor:  # (batch, *comp)
         "Apply a function of the covariance $WCW$ of the signal in the readings to `p`, where a spectrum is all there is to it."
         snr, lam, flat = w.square().sum(-1), self._var.like(w), p.flatten(1)
-        if self._V is None: return gain(lam, snr).to(p) * p
+        if self._V is None:
+            return gain(lam, snr).to(p) * p
         snr, V = snr.flatten(1), self._V.like(p)
         rest = gain(torch.full_like(snr, self.law.rest), snr)
-        return (rest.to(p) * flat + ((gain(lam, snr) - rest).to(p) * (flat @ V)) @ V.mT).reshape(p.shape)
+        return (
+            rest.to(p) * flat + ((gain(lam, snr) - rest).to(p) * (flat @ V)) @ V.mT
+        ).reshape(p.shape)
 
     def __call__(self, z: Tensor, t: float | Tensor) -> Tensor:
         return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t))
 
 # %% ../nbs/06_score.ipynb #060026
 @patch
-def _solved(self: GaussianScore, w: Tensor, dtype=torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _solved(
+    self: GaussianScore, w: Tensor, dtype=torch.float64
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "|w| (batch or 1, d), $W²ψ$ or 0 (batch or 1, d), $H$ (batch or 1, d, r or d) in `dtype`, the diagonal of Λ; the latest are remembered."
     if self._latest[0] is not w:
         size = w.norm(dim=-1).expand(-1, *self.law.mean.shape).flatten(1)
         if self._F is None:
-            own, M = torch.zeros_like(size), size[:, :, None] * size[:, None] * self._C.like(w)
+            own, M = (
+                torch.zeros_like(size),
+                size[:, :, None] * size[:, None] * self._C.like(w),
+            )
             right = torch.eye(size.shape[1], dtype=dtype, device=w.device).expand_as(M)
         else:
             F, psi = (c.like(w) for c in self._F)
             own = size.square() * psi.flatten()
-            right = ((size / (1 + own))[..., None] * F).mT                                                # Δ⁻¹A, transposed
+            right = ((size / (1 + own))[..., None] * F).mT  # Δ⁻¹A, transposed
             M = right @ (size[..., None] * F)
         M.diagonal(dim1=-2, dim2=-1).add_(1)
         L = torch.linalg.cholesky(M)
@@ -254,19 +364,23 @@ def _solved(self: GaussianScore, w: Tensor, dtype=torch.float64) -> tuple[Tensor
 @patch
 def remaining(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
     "The noise expected in readings `p` of signal `w`, $(I + WCW)^{-1}p$, (batch, *comp)."
-    if self._F is None and self._C is None: return self.spread(p, w, lambda lam, snr: 1 / (1 + lam * snr))
+    if self._F is None and self._C is None:
+        return self.spread(p, w, lambda lam, snr: 1 / (1 + lam * snr))
     _, own, H, _ = self._solved(w, p.dtype)
     flat, H = p.flatten(1), H.to(p)
     part = ((flat[:, None] @ H) @ H.mT)[:, 0]
     return (part if self._F is None else flat / (1 + own).to(p) - part).reshape(p.shape)
 
+
 @patch
 def told(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
     "The signal expected in readings, $WCW(I + WCW)^{-1}p$, (batch, *comp)."
-    if self._F is None and self._C is None: return self.spread(p, w, lambda lam, snr: lam * snr / (1 + lam * snr))
+    if self._F is None and self._C is None:
+        return self.spread(p, w, lambda lam, snr: lam * snr / (1 + lam * snr))
     size, own = (v.to(p) for v in self._solved(w, p.dtype)[:2])
     r = self.remaining(p, w).flatten(1)
-    if self._F is None: return (size * ((size * r) @ self._C.like(p))).reshape(p.shape)
+    if self._F is None:
+        return (size * ((size * r) @ self._C.like(p))).reshape(p.shape)
     F = self._F[0].like(p)
     return (own * r + size * ((size * r) @ F @ F.mT)).reshape(p.shape)
 
@@ -275,9 +389,11 @@ def told(self: GaussianScore, p: Tensor, w: Tensor) -> Tensor:
 def _products(self: GaussianScore, w: Tensor) -> Tensor:
     "The spectrum $λ|w|²$ of $WCW$, (batch or 1, d), where a spectrum is all there is to it."
     snr, lam = w.square().sum(-1), self._var.like(w)
-    if self._V is None: return (lam * snr).flatten(1)
+    if self._V is None:
+        return (lam * snr).flatten(1)
     snr, others = snr.flatten(1), self.law.mean.numel() - len(lam)
     return torch.cat([lam * snr, (self.law.rest * snr).expand(-1, others)], 1)
+
 
 @patch
 def explained(self: GaussianScore, w: Tensor) -> Tensor:
@@ -285,11 +401,14 @@ def explained(self: GaussianScore, w: Tensor) -> Tensor:
     if self._F is not None or self._C is not None:
         _, own, H, _ = self._solved(w)
         size = torch.linalg.vector_norm(H, dim=-1).double().square()
-        share = own / (1 + own) + size if self._F is not None else (1 - size).clamp(min=0)
+        share = (
+            own / (1 + own) + size if self._F is not None else (1 - size).clamp(min=0)
+        )
         return share.reshape(-1, *self.law.mean.shape)
     x = self._products(w)
     share = x / (1 + x)
-    if self._V is None: return share.reshape(-1, *self.law.mean.shape)
+    if self._V is None:
+        return share.reshape(-1, *self.law.mean.shape)
     return share.mean(1).reshape(w.shape[:-1])
 
 # %% ../nbs/06_score.ipynb #060030
@@ -297,13 +416,18 @@ def explained(self: GaussianScore, w: Tensor) -> Tensor:
 def white(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The score in whitened coordinates, $-T^⊤s$, (batch, *comp, k): the expected noise."
     perp, p, _, w = self.read(z, t)
-    return perp + (w / w.norm(dim=-1, keepdim=True)).to(p) * self.remaining(p, w)[..., None]
+    return (
+        perp
+        + (w / w.norm(dim=-1, keepdim=True)).to(p) * self.remaining(p, w)[..., None]
+    )
+
 
 @patch
 def data(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The data prediction $E[χ|z]$, (batch, *comp)."
     _, p, _, w = self.read(z, t)
     return self._mean.like(p) + self.told(p, w) / w.norm(dim=-1).to(p)
+
 
 @patch
 def log_prob(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
@@ -316,36 +440,55 @@ def log_prob(self: GaussianScore, z: Tensor, t: float | Tensor) -> Tensor:
 @patch
 def log_det(self: GaussianScore, w: Tensor) -> Tensor:
     "$\\log\\det(I + WCW)$, (batch or 1,)."
-    if self._F is None and self._C is None: return torch.log1p(self._products(w)).sum(1)
+    if self._F is None and self._C is None:
+        return torch.log1p(self._products(w)).sum(1)
     _, own, _, diagonal = self._solved(w)
     return torch.log1p(own).sum(1) + 2 * diagonal.log().sum(1)
 
+
 @patch
-def draw(self: GaussianScore,
-         noise: Tensor,                 # (batch, *comp, k) standard normal
-         t: float,
-         known: Tensor | None = None,   # (*comp) bool: components whose state is given, in
-         seen: Tensor | None = None,    # (batch, *comp, k); the others are not looked at
-         ) -> Tensor:                   # (batch, *comp, k)
+def draw(
+    self: GaussianScore,
+    noise: Tensor,  # (batch, *comp, k) standard normal
+    t: float,
+    known: Tensor | None = None,  # (*comp) bool: components whose state is given, in
+    seen: Tensor | None = None,  # (batch, *comp, k); the others are not looked at
+) -> Tensor:  # (batch, *comp, k)
     "States with the law of noised data at one time, perhaps given the states of some components."
     _, _, T, w = self.read(noise, t)
     size, unit = w.norm(dim=-1), (w / w.norm(dim=-1, keepdim=True)).to(noise)
     p = (unit * noise).sum(-1)
-    if self._F is None and self._C is None and (known is None or self._V is None): drawn = self.spread(p, w, lambda lam, snr: (1 + lam * snr).sqrt())
+    if self._F is None and self._C is None and (known is None or self._V is None):
+        drawn = self.spread(p, w, lambda lam, snr: (1 + lam * snr).sqrt())
     else:
-        require(len(w) == 1, f"got {len(w)} times or clocks, want one: correlated states are drawn at one time")
+        require(
+            len(w) == 1,
+            f"got {len(w)} times or clocks, want one: correlated states are drawn at one time",
+        )
         W = size.expand(-1, *self.law.mean.shape).reshape(-1, 1)
-        S = W * self.law.covariance.to(w) * W.mT + torch.eye(len(W), dtype=w.dtype, device=w.device)
-        s = torch.zeros(len(W), dtype=torch.bool) if known is None else known.flatten().cpu()
-        gain = torch.linalg.solve(S[s][:, s], S[s][:, ~s]).mT                                             # of the others on what is given
+        S = W * self.law.covariance.to(w) * W.mT + torch.eye(
+            len(W), dtype=w.dtype, device=w.device
+        )
+        s = (
+            torch.zeros(len(W), dtype=torch.bool)
+            if known is None
+            else known.flatten().cpu()
+        )
+        gain = torch.linalg.solve(
+            S[s][:, s], S[s][:, ~s]
+        ).mT  # of the others on what is given
         x, U = torch.linalg.eigh(S[~s][:, ~s] - gain @ S[s][:, ~s])
-        spread = U * x.clamp(min=0).sqrt() @ U.mT                                                         # the root that knows no order of components
+        spread = (
+            U * x.clamp(min=0).sqrt() @ U.mT
+        )  # the root that knows no order of components
         drawn = p.flatten(1).clone()
         drawn[:, ~s] = drawn[:, ~s] @ spread.to(p)
-        if known is not None: drawn[:, ~s] += self.read(seen, t)[1].flatten(1)[:, s] @ gain.mT.to(p)
+        if known is not None:
+            drawn[:, ~s] += self.read(seen, t)[1].flatten(1)[:, s] @ gain.mT.to(p)
         drawn = drawn.reshape(p.shape)
     z = act(T, noise + unit * (drawn - p + size.to(p) * self._mean.like(p))[..., None])
     return z if known is None else torch.where(known[..., None].to(z.device), seen, z)
+
 
 def _normal(square: Tensor, T: Tensor, k: int) -> Tensor:
     "The log density, summed over components, of states with covariance $TT^⊤$ and squared whitened length `square`, (batch,)."
@@ -355,23 +498,49 @@ def _normal(square: Tensor, T: Tensor, k: int) -> Tensor:
 # %% ../nbs/06_score.ipynb #060047
 class MixtureScore:
     "The exact score `(z, t)` of a mixture of Gaussians with independent components, for any recipe and any clocks."
-    def __init__(self, diffusion: LinearDiffusion,
-                 means: Tensor,                     # (m, *comp)
-                 variances: float | Tensor = 0.,    # number, (m,), (1, *comp) or (m, *comp), ≥ 0; 0: points
-                 weights: Tensor | None = None):    # (m,) ≥ 0, of any sum; None: equal
+
+    def __init__(
+        self,
+        diffusion: LinearDiffusion,
+        means: Tensor,  # (m, *comp)
+        variances: float
+        | Tensor = 0.0,  # number, (m,), (1, *comp) or (m, *comp), ≥ 0; 0: points
+        weights: Tensor | None = None,
+    ):  # (m,) ≥ 0, of any sum; None: equal
         m, comp = len(means), tuple(means.shape[1:])
         lam = torch.as_tensor(variances, dtype=torch.float64).detach().cpu()
-        if lam.ndim == 0 or lam.shape == (m,): lam = lam.reshape(-1, *[1] * len(comp))
-        require(m > 0 and len(comp) > 0, f"got means of shape {tuple(means.shape)}, want (m ≥ 1, *comp)")
-        require(lam.ndim == means.ndim and len(lam) in (1, m) and tuple(lam.shape[1:]) in (comp, (1,) * len(comp)),
-                f"got variances of shape {tuple(lam.shape)}, want a number, ({m},), {(1, *comp)} or {(m, *comp)}")
-        require(bool((lam >= 0).all() and lam.isfinite().all()), f"variances must be ≥ 0: got {lam.min():.3g} to {lam.max():.3g}")
-        pi = torch.ones(m, dtype=torch.float64) if weights is None else torch.as_tensor(weights).detach().double().cpu()
-        require(pi.shape == (m,) and bool((pi >= 0).all()) and 0 < pi.sum() < float("inf"),
-                f"want {m} weights ≥ 0, not all 0: got {pi.tolist()[:6]}")
+        if lam.ndim == 0 or lam.shape == (m,):
+            lam = lam.reshape(-1, *[1] * len(comp))
+        require(
+            m > 0 and len(comp) > 0,
+            f"got means of shape {tuple(means.shape)}, want (m ≥ 1, *comp)",
+        )
+        require(
+            lam.ndim == means.ndim
+            and len(lam) in (1, m)
+            and tuple(lam.shape[1:]) in (comp, (1,) * len(comp)),
+            f"got variances of shape {tuple(lam.shape)}, want a number, ({m},), {(1, *comp)} or {(m, *comp)}",
+        )
+        require(
+            bool((lam >= 0).all() and lam.isfinite().all()),
+            f"variances must be ≥ 0: got {lam.min():.3g} to {lam.max():.3g}",
+        )
+        pi = (
+            torch.ones(m, dtype=torch.float64)
+            if weights is None
+            else torch.as_tensor(weights).detach().double().cpu()
+        )
+        require(
+            pi.shape == (m,) and bool((pi >= 0).all()) and 0 < pi.sum() < float("inf"),
+            f"want {m} weights ≥ 0, not all 0: got {pi.tolist()[:6]}",
+        )
         mu, pi = means.detach().double().cpu().flatten(1), pi / pi.sum()
         self.diffusion, self.shape, centre = diffusion, comp, pi @ mu
-        self._centre, self._mu, self._pi = Const(centre), Const(mu - centre), Const(pi.log())
+        self._centre, self._mu, self._pi = (
+            Const(centre),
+            Const(mu - centre),
+            Const(pi.log()),
+        )
         self._lam = Const(lam.expand(-1, *comp).flatten(1))
 
     def __call__(self, z: Tensor, t: float | Tensor) -> Tensor:
@@ -382,23 +551,48 @@ class MixtureScore:
 def _posterior(self: MixtureScore, p: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     "Log density (batch,) of centred readings (batch, d) at signals `a` (batch or 1, d), and the centred data prediction (batch, d)."
     mu, lam, pi = (c.like(p) for c in (self._mu, self._lam, self._pi))
-    if len(a) > 1 and len(lam) > 1:                  # nothing is shared: one state at a time
-        return tuple(map(torch.cat, zip(*(self._posterior(*one) for one in zip(p.split(1), a.split(1))))))
-    c = 1 / (1 + lam * a.square())                   # (batch or 1, d) if the members share their variances, else (m, d)
+    if len(a) > 1 and len(lam) > 1:  # nothing is shared: one state at a time
+        return tuple(
+            map(
+                torch.cat,
+                zip(*(self._posterior(*one) for one in zip(p.split(1), a.split(1)))),
+            )
+        )
+    c = 1 / (
+        1 + lam * a.square()
+    )  # (batch or 1, d) if the members share their variances, else (m, d)
     if len(lam) == 1:
-        square = (c * p * p).sum(1, keepdim=True) - 2 * (c * a * p) @ mu.mT + (c * a * a) @ mu.square().mT
+        square = (
+            (c * p * p).sum(1, keepdim=True)
+            - 2 * (c * a * p) @ mu.mT
+            + (c * a * a) @ mu.square().mT
+        )
         volume = c.log().sum(1, keepdim=True)
-    else: square, volume = p.square() @ c.mT - 2 * p @ (c * a * mu).mT + (c * (a * mu).square()).sum(1), c.log().sum(1)
+    else:
+        square, volume = (
+            p.square() @ c.mT
+            - 2 * p @ (c * a * mu).mT
+            + (c * (a * mu).square()).sum(1),
+            c.log().sum(1),
+        )
     joint = pi + (volume - square - p.shape[1] * math.log(2 * math.pi)) / 2
     rho = joint.softmax(1)
-    chi = c * (rho @ mu + lam * a * p) if len(lam) == 1 else rho @ (c * mu) + a * p * (rho @ (c * lam))
+    chi = (
+        c * (rho @ mu + lam * a * p)
+        if len(lam) == 1
+        else rho @ (c * mu) + a * p * (rho @ (c * lam))
+    )
     return joint.logsumexp(1), chi
+
 
 @patch
 def _answers(self: MixtureScore, z: Tensor, t: float | Tensor) -> tuple:
     "What is read from a state, and what it says: $y_⊥$, $p$, $T$, $w$, the log density of $p$, the data prediction; all float64."
     want = (*self.shape, self.diffusion.k)
-    require(tuple(z.shape[1:]) == want, f"got a state of shape {tuple(z.shape)}, want (batch, *{want})")
+    require(
+        tuple(z.shape[1:]) == want,
+        f"got a state of shape {tuple(z.shape)}, want (batch, *{want})",
+    )
     perp, p, T, w = _reading(self.diffusion, z.double(), t)
     a, centre = w.norm(dim=-1).expand(-1, *self.shape).flatten(1), self._centre.like(p)
     evidence, chi = self._posterior(p.flatten(1) - a * centre, a)
@@ -410,6 +604,7 @@ def data(self: MixtureScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The data prediction $E[χ|z]$, (batch, *comp)."
     return self._answers(z, t)[-1].to(z)
 
+
 @patch
 def white(self: MixtureScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The score in whitened coordinates, $-T^⊤s$, (batch, *comp, k): the expected noise."
@@ -417,9 +612,14 @@ def white(self: MixtureScore, z: Tensor, t: float | Tensor) -> Tensor:
     size = w.norm(dim=-1)
     return (perp + w / size[..., None] * (p - size * chi)[..., None]).to(z)
 
+
 @patch
 def log_prob(self: MixtureScore, z: Tensor, t: float | Tensor) -> Tensor:
     "The log density of the state, (batch,) in nats, float64."
     perp, p, T, _, evidence, _ = self._answers(z, t)
     # along ŵ the reading has its own law: of the k normals counted by `_normal`, one belongs to it
-    return _normal(perp.square().sum(-1), T, self.diffusion.k) + p[0].numel() / 2 * math.log(2 * math.pi) + evidence
+    return (
+        _normal(perp.square().sum(-1), T, self.diffusion.k)
+        + p[0].numel() / 2 * math.log(2 * math.pi)
+        + evidence
+    )

@@ -25,13 +25,21 @@ from .loss import snr_times as _snr_times
 from .sampler import default_grid, exponential_heun, guided
 from .sampler import sample as _sample
 from .schedule import Family
-from .score import Factors, Gaussian, GaussianScore, fit_factors, fit_gaussian, score_to_data
+from gud_nb.score import (
+    Factors,
+    Gaussian,
+    GaussianScore,
+    fit_factors,
+    fit_gaussian,
+    score_to_data,
+)
 
 # %% ../nbs/12_train.ipynb #120005
 def _as_images(basis: Basis, v: Tensor) -> Tensor:
     "Components with phases `(batch, *comp, r)` as data with channels `(batch, r·C, ...)`."
     x = basis.rotation.inv(v.movedim(-1, 1).flatten(0, 1))
     return x.unflatten(0, (len(v), v.shape[-1])).flatten(1, 2)
+
 
 def _as_components(basis: Basis, x: Tensor, r: int) -> Tensor:
     "The inverse of `_as_images`."
@@ -41,34 +49,64 @@ def _as_components(basis: Basis, x: Tensor, r: int) -> Tensor:
 # %% ../nbs/12_train.ipynb #120006
 class ScoreModel(nn.Module):
     "The score of noised data: a Gaussian head, and a network for what it leaves unexplained."
-    def __init__(self,
-        network: nn.Module,           # `net(x, log_snr, labels=None)` on data with phases·C channels
+
+    def __init__(
+        self,
+        network: nn.Module,  # `net(x, log_snr, labels=None)` on data with phases·C channels
         diffusion: LinearDiffusion,
         basis: Basis,
-        head: Gaussian | Factors | None = None, # the Gaussian to subtract, e.g. `gaussian_head(...)`; None: plain ε-prediction
-        phases: int | None = None,    # channels per data channel: 1 or k; default 1 with a head, k without
-        groups: Tensor | None = None, # (*comp) integers from 0: the network is told a log-SNR for each group; None: one for all
-        channel: bool = False,        # one more channel for the network: the log-SNR of what each pixel is made of
-        family: Family | None = None, # the clocks that `at` chooses from; `fit` sets it
+        head: Gaussian
+        | Factors
+        | None = None,  # the Gaussian to subtract, e.g. `gaussian_head(...)`; None: plain ε-prediction
+        phases: int
+        | None = None,  # channels per data channel: 1 or k; default 1 with a head, k without
+        groups: Tensor
+        | None = None,  # (*comp) integers from 0: the network is told a log-SNR for each group; None: one for all
+        channel: bool = False,  # one more channel for the network: the log-SNR of what each pixel is made of
+        family: Family
+        | None = None,  # the clocks that `at` chooses from; `fit` sets it
     ):
         super().__init__()
-        self.network, self.diffusion, self.basis, self.family = network, diffusion, basis, family
-        self.head, self.groups, self.channel = None if head is None else GaussianScore(diffusion, head), groups, channel
+        self.network, self.diffusion, self.basis, self.family = (
+            network,
+            diffusion,
+            basis,
+            family,
+        )
+        self.head, self.groups, self.channel = (
+            None if head is None else GaussianScore(diffusion, head),
+            groups,
+            channel,
+        )
         self.phases = phases or (diffusion.k if head is None else 1)
-        require(self.phases in (1, diffusion.k) and (head is not None or self.phases == diffusion.k),
-                f"phases must be 1 (with a head) or {diffusion.k} for this recipe: got {phases} {'without' if head is None else 'with'} a head")
-        require(head is None or tuple(head.mean.shape) == tuple(basis.shape),
-                f"the head is of components {None if head is None else tuple(head.mean.shape)}, the basis gives {tuple(basis.shape)}: fit the head in this basis")
-        self._means, self._squares = _groups_of(groups, network, basis), _squares(basis) if channel else None
+        require(
+            self.phases in (1, diffusion.k)
+            and (head is not None or self.phases == diffusion.k),
+            f"phases must be 1 (with a head) or {diffusion.k} for this recipe: got {phases} {'without' if head is None else 'with'} a head",
+        )
+        require(
+            head is None or tuple(head.mean.shape) == tuple(basis.shape),
+            f"the head is of components {None if head is None else tuple(head.mean.shape)}, the basis gives {tuple(basis.shape)}: fit the head in this basis",
+        )
+        self._means, self._squares = (
+            _groups_of(groups, network, basis),
+            _squares(basis) if channel else None,
+        )
 
     def run(self, v: Tensor, w: Tensor, labels: Tensor | None, mixed: bool) -> Tensor:
         "The network on component readings `v` (batch, *comp, phases), at the signal `w`; in bfloat16 if `mixed`."
         x, level = _as_images(self.basis, v), w.square().sum(-1).log()
-        if self.channel: x = torch.cat([x, self.noise_map(level).to(x).expand(len(x), -1, -1, -1)], 1)
-        if self._means is None: told = level.flatten(1).mean(1)
-        else: told = self.by_component(level) @ self._means.like(level)
+        if self.channel:
+            x = torch.cat(
+                [x, self.noise_map(level).to(x).expand(len(x), -1, -1, -1)], 1
+            )
+        if self._means is None:
+            told = level.flatten(1).mean(1)
+        else:
+            told = self.by_component(level) @ self._means.like(level)
         told = told.float().expand(len(v), *told.shape[1:])
-        with torch.autocast(v.device.type, enabled=mixed, dtype=torch.bfloat16): out = self.network(x, told, labels)
+        with torch.autocast(v.device.type, enabled=mixed, dtype=torch.bfloat16):
+            out = self.network(x, told, labels)
         return _as_components(self.basis, out.to(v.dtype), self.phases)
 
 # %% ../nbs/12_train.ipynb #120008
@@ -76,19 +114,35 @@ def _groups_of(groups: Tensor | None, network: nn.Module, basis: Basis) -> Const
     "The matrix (d, n) that takes means over groups, checked."
     want = getattr(network, "config", {}).get("groups", 0)
     n = 0 if groups is None else int(groups.max()) + 1
-    require(groups is None or tuple(groups.shape) == tuple(basis.shape), f"got groups of shape {None if groups is None else tuple(groups.shape)}, "
-            f"want a number for each of the components {tuple(basis.shape)}")
-    require(n == want, f"got {n} groups of components and a network for groups={want}: give both the same")
-    if groups is None: return None
+    require(
+        groups is None or tuple(groups.shape) == tuple(basis.shape),
+        f"got groups of shape {None if groups is None else tuple(groups.shape)}, "
+        f"want a number for each of the components {tuple(basis.shape)}",
+    )
+    require(
+        n == want,
+        f"got {n} groups of components and a network for groups={want}: give both the same",
+    )
+    if groups is None:
+        return None
     member = torch.nn.functional.one_hot(groups.flatten().long(), n).double()
-    require(bool((member.sum(0) > 0).all()), f"got groups without members among 0 to {n - 1}: number them without gaps")
+    require(
+        bool((member.sum(0) > 0).all()),
+        f"got groups without members among 0 to {n - 1}: number them without gaps",
+    )
     return Const(member / member.sum(0))
+
 
 def _squares(basis: Basis) -> Const | None:
     "The share (d, pixels) that each component has in each pixel; None where components are pixels."
-    if isinstance(basis.rotation, Pixel): return None
+    if isinstance(basis.rotation, Pixel):
+        return None
     d = math.prod(basis.shape)
-    return Const(basis.rotation.inv(torch.eye(d, dtype=torch.float64).reshape(d, *basis.shape)).flatten(1).square())
+    return Const(
+        basis.rotation.inv(torch.eye(d, dtype=torch.float64).reshape(d, *basis.shape))
+        .flatten(1)
+        .square()
+    )
 
 # %% ../nbs/12_train.ipynb #120009
 @patch
@@ -96,7 +150,12 @@ def by_component(self: ScoreModel, level: Tensor) -> Tensor:
     "Log-SNRs (batch or 1, *comp or 1s) flattened to (batch or 1, d), with the variances of the data in them."
     level = level.expand(-1, *self.basis.shape)
     law = None if self.head is None else self.head.law
-    return (level if law is None else level + self.head._each.like(level).clamp(min=1e-12).log()).flatten(1)
+    return (
+        level
+        if law is None
+        else level + self.head._each.like(level).clamp(min=1e-12).log()
+    ).flatten(1)
+
 
 @patch
 def noise_map(self: ScoreModel, level: Tensor) -> Tensor:
@@ -105,25 +164,37 @@ def noise_map(self: ScoreModel, level: Tensor) -> Tensor:
     image = level if self._squares is None else level @ self._squares.like(level)
     return image.reshape(-1, *self.basis.rotation.data_shape).mean(1, keepdim=True)
 
+
 @patch
 def under(self: ScoreModel, diffusion: LinearDiffusion) -> ScoreModel:
     "The same network and head under another diffusion with the same components."
     other = copy.copy(self)
-    other.diffusion, other.head = diffusion, None if self.head is None else GaussianScore(diffusion, self.head.law)
+    other.diffusion, other.head = (
+        diffusion,
+        None if self.head is None else GaussianScore(diffusion, self.head.law),
+    )
     return other
+
 
 @patch
 def at(self: ScoreModel, **values) -> ScoreModel:
     "The same network under a member of the family of clocks it was trained for, e.g. `model.at(a=.7)`."
-    require(self.family is not None, "this model was trained for one clock, not for a family: there is nothing to choose")
+    require(
+        self.family is not None,
+        "this model was trained for one clock, not for a family: there is nothing to choose",
+    )
     return self.under(replace(self.diffusion, schedule=self.family(**values)))
 
 # %% ../nbs/12_train.ipynb #120010
 @patch
-def white(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None) -> Tensor:
+def white(
+    self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None
+) -> Tensor:
     "The expected noise in whitened coordinates, $-T^⊤s$, (batch, *comp, k)."
     mixed = torch.is_autocast_enabled(z.device.type)
-    with torch.autocast(z.device.type, enabled=False):         # half precision is for the network alone
+    with torch.autocast(
+        z.device.type, enabled=False
+    ):  # half precision is for the network alone
         if self.head is None:
             T, w = self.diffusion.whitened(t, z)
             std = (act(T, w).square() + T.square().sum(-1)).sqrt()
@@ -133,84 +204,145 @@ def white(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None 
         known, scale = self.head.remaining(p, w), self.head.explained(w).sqrt().to(p)
         lam = self.head.law.mean_variance
         if self.phases == 1:
-            seen = (p / (1 + lam * size ** 2).sqrt().to(p))[..., None]
-            return perp + (w / size[..., None]).to(p) * (known + scale * self.run(seen, w, labels, mixed)[..., 0])[..., None]
+            seen = (p / (1 + lam * size**2).sqrt().to(p))[..., None]
+            return (
+                perp
+                + (w / size[..., None]).to(p)
+                * (known + scale * self.run(seen, w, labels, mixed)[..., 0])[..., None]
+            )
         phi = act(T, w)
         std = (lam * phi.square() + T.square().sum(-1)).sqrt()
         seen = (z - phi.to(z) * self.head._mean.like(z)[..., None]) / std.to(z)
         unit = (w / size[..., None]).to(p)
-        return perp + unit * known[..., None] + unit.abs() * scale[..., None] * self.run(seen, w, labels, mixed)
+        return (
+            perp
+            + unit * known[..., None]
+            + unit.abs() * scale[..., None] * self.run(seen, w, labels, mixed)
+        )
 
 # %% ../nbs/12_train.ipynb #120011
 @patch
-def forward(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None) -> Tensor:
+def forward(
+    self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None
+) -> Tensor:
     "The score $s(z, t)$, (batch, *comp, k)."
     return -act(self.diffusion.frame(t, z).inverse.mT, self.white(z, t, labels))
 
+
 @patch
-def eps(self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None) -> Tensor:
+def eps(
+    self: ScoreModel, z: Tensor, t: float | Tensor, labels: Tensor | None = None
+) -> Tensor:
     "The noise $-L^⊤s$ in the coordinates of training, (batch, *comp, k)."
-    if self.diffusion.aux0 is None: return self.white(z, t, labels)
+    if self.diffusion.aux0 is None:
+        return self.white(z, t, labels)
     return -act(self.diffusion.kernel(t, z)[1].mT, self(z, t, labels))
 
-def gaussian_head(diffusion: LinearDiffusion,
-                  basis: Basis,
-                  x: Tensor,                 # (n, *data) training data
-                  rank: int | None = None,   # eigenvectors to keep, None: all; for many clocks common factors, None: none; as many as components: full covariance
-                  ) -> Gaussian | Factors:
+
+def gaussian_head(
+    diffusion: LinearDiffusion,
+    basis: Basis,
+    x: Tensor,  # (n, *data) training data
+    rank: int
+    | None = None,  # eigenvectors to keep, None: all; for many clocks common factors, None: none; as many as components: full covariance
+) -> Gaussian | Factors:
     "The data's Gaussian as this diffusion can use it: full covariance for one clock, component variances and perhaps common factors for many."
-    many, full = not diffusion.is_scalar, rank is not None and rank >= math.prod(basis.shape)
-    if many and rank and not full: return fit_factors(basis(x), rank)
-    law = fit_gaussian(basis(x), independent=many and not full, rank=None if full else rank)
-    floor = 1e-6 * law.mean_variance                              # pixels that never change
-    return Gaussian(law.mean, law.variances.clamp(min=floor), law.vectors, max(law.rest, floor))
+    many, full = (
+        not diffusion.is_scalar,
+        rank is not None and rank >= math.prod(basis.shape),
+    )
+    if many and rank and not full:
+        return fit_factors(basis(x), rank)
+    law = fit_gaussian(
+        basis(x), independent=many and not full, rank=None if full else rank
+    )
+    floor = 1e-6 * law.mean_variance  # pixels that never change
+    return Gaussian(
+        law.mean, law.variances.clamp(min=floor), law.vectors, max(law.rest, floor)
+    )
 
 # %% ../nbs/12_train.ipynb #120017
 @patch
-def prior(self: ScoreModel,
-          noise: Tensor,                # (batch, *comp, k) standard normal
-          known: Tensor | None = None,  # (*comp) bool: components whose states are given, in
-          seen: Tensor | None = None,   # (batch, *comp, k)
-          ) -> Tensor:                  # (batch, *comp, k)
+def prior(
+    self: ScoreModel,
+    noise: Tensor,  # (batch, *comp, k) standard normal
+    known: Tensor | None = None,  # (*comp) bool: components whose states are given, in
+    seen: Tensor | None = None,  # (batch, *comp, k)
+) -> Tensor:  # (batch, *comp, k)
     "States at t = 1, with whatever the head knows of what is left there, and of what some components tell about others."
     if self.head is None or self.head.spectral:
         z = self.diffusion.prior(tuple(noise.shape[:-1]), noise)
         return z if known is None else torch.where(known[..., None], seen, z)
-    return self.head.draw(noise, 1., known, seen)
+    return self.head.draw(noise, 1.0, known, seen)
+
 
 @patch
-def conditional(self: ScoreModel, labels: Tensor | None = None, guidance: float = 1.):
+def conditional(self: ScoreModel, labels: Tensor | None = None, guidance: float = 1.0):
     "The score (z, t) for labels (batch,), perhaps guided away from that without (Ho & Salimans 2022)."
-    def score(z, t): return self(z, t, labels)
+
+    def score(z, t):
+        return self(z, t, labels)
+
     return score if labels is None or guidance == 1 else guided(score, self, guidance)
 
 # %% ../nbs/12_train.ipynb #120018
 @patch
 @torch.no_grad()
-def sample(self: ScoreModel,
-           n: int,                        # number of samples
-           step=exponential_heun,         # a step function of room 08
-           times: Tensor | None = None,   # grid from 1 down; None: 25 steps, quadratic, or `fastest` for a clock per component
-           generator: torch.Generator | None = None,  # on the model's device
-           labels: Tensor | None = None,  # (n,) classes, for a network that has them
-           guidance: float = 1.,          # 0: ignore the labels, 1: as trained, more: beyond
-           batch: int = 250,              # samples at a time
-           final: bool = True,            # end with the denoising step; the data prediction, for a clock that starts with noise
-           callback=None,                 # called with (step number, time reached, state) of each batch
-           progress: bool = False,
-           ) -> Tensor:                   # (n, *data)
+def sample(
+    self: ScoreModel,
+    n: int,  # number of samples
+    step=exponential_heun,  # a step function of room 08
+    times: Tensor
+    | None = None,  # grid from 1 down; None: 25 steps, quadratic, or `fastest` for a clock per component
+    generator: torch.Generator | None = None,  # on the model's device
+    labels: Tensor | None = None,  # (n,) classes, for a network that has them
+    guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
+    batch: int = 250,  # samples at a time
+    final: bool = True,  # end with the denoising step; the data prediction, for a clock that starts with noise
+    callback=None,  # called with (step number, time reached, state) of each batch
+    progress: bool = False,
+) -> Tensor:  # (n, *data)
     "Draw samples from the model."
     require(n >= 1, f"want at least one sample: got n={n}")
-    device, d, training, out = next(self.network.parameters()).device, self.diffusion, self.training, []
+    device, d, training, out = (
+        next(self.network.parameters()).device,
+        self.diffusion,
+        self.training,
+        [],
+    )
     times = default_grid(d) if times is None else times
     self.eval()
-    noisy = bool((d.schedule.B(0.) > 0).any())
+    noisy = bool((d.schedule.B(0.0) > 0).any())
     for i in range(0, n, batch):
-        noise = torch.randn(min(batch, n - i), *self.basis.shape, d.k, generator=generator, device=device)
-        score = self.conditional(None if labels is None else labels[i:i + batch].to(device), guidance)
-        z = _sample(step, d, score, self.prior(noise), times, generator=generator, final=final and not noisy, callback=callback, progress=progress)
+        noise = torch.randn(
+            min(batch, n - i),
+            *self.basis.shape,
+            d.k,
+            generator=generator,
+            device=device,
+        )
+        score = self.conditional(
+            None if labels is None else labels[i : i + batch].to(device), guidance
+        )
+        z = _sample(
+            step,
+            d,
+            score,
+            self.prior(noise),
+            times,
+            generator=generator,
+            final=final and not noisy,
+            callback=callback,
+            progress=progress,
+        )
         end = float(times[-1])
-        out.append(self.basis.inv(score_to_data(d, z, score(z, end), end) if final and noisy else z[..., 0]))
+        out.append(
+            self.basis.inv(
+                score_to_data(d, z, score(z, end), end)
+                if final and noisy
+                else z[..., 0]
+            )
+        )
     self.train(training)
     return torch.cat(out)
 
@@ -219,70 +351,164 @@ def _network(config: dict, allow: tuple) -> nn.Module:
     "A network from its class name and arguments, if the class is one of ours or allowed."
     module, _, name = config["class"].rpartition(".")
     known = {f"{c.__module__}.{c.__qualname__}": c for c in allow}
-    cls = known.get(config["class"]) or (getattr(import_module(module), name, None) if module == "gud_nb.network" else None)
-    require(isinstance(cls, type) and issubclass(cls, nn.Module), f"got the network {config['class']!r} in a saved file, want one of gud_nb.network: "
-            f"pass your own class in allow=({name},) if you trust it")
+    cls = known.get(config["class"]) or (
+        getattr(import_module(module), name, None)
+        if module == "gud_nb.network"
+        else None
+    )
+    require(
+        isinstance(cls, type) and issubclass(cls, nn.Module),
+        f"got the network {config['class']!r} in a saved file, want one of gud_nb.network: "
+        f"pass your own class in allow=({name},) if you trust it",
+    )
     return cls(**config["config"])
 
 # %% ../nbs/12_train.ipynb #120022
 def shipped() -> list[str]:
     "Names of the models that come with this package."
     root = resources.files("gud_nb") / "weights"
-    return sorted(p.name for p in root.iterdir() if (p / "config.json").is_file() and '"gud_nb model"' in (p / "config.json").read_text()) if root.is_dir() else []
+    return (
+        sorted(
+            p.name
+            for p in root.iterdir()
+            if (p / "config.json").is_file()
+            and '"gud_nb model"' in (p / "config.json").read_text()
+        )
+        if root.is_dir()
+        else []
+    )
+
 
 def _folder(name: str | Path) -> Path:
     "Where a model lies: a folder, a shipped model, or a repository of the hub."
     path = Path(name)
-    if (path / "config.json").is_file(): return path
-    if str(name) in shipped(): return Path(str(resources.files("gud_nb") / "weights" / str(name)))
-    require(not path.is_dir(), f"the folder {str(name)!r} holds no model: want config.json and model.safetensors in it, as save_pretrained writes them")
-    require(str(name).count("/") == 1 and not path.is_absolute() and not str(name).startswith("."),
-            f"no model {str(name)!r}: want a folder written by save_pretrained, a name of the hub as user/model, or one of {', '.join(shipped()) or '(none shipped)'}")
+    if (path / "config.json").is_file():
+        return path
+    if str(name) in shipped():
+        return Path(str(resources.files("gud_nb") / "weights" / str(name)))
+    require(
+        not path.is_dir(),
+        f"the folder {str(name)!r} holds no model: want config.json and model.safetensors in it, as save_pretrained writes them",
+    )
+    require(
+        str(name).count("/") == 1
+        and not path.is_absolute()
+        and not str(name).startswith("."),
+        f"no model {str(name)!r}: want a folder written by save_pretrained, a name of the hub as user/model, or one of {', '.join(shipped()) or '(none shipped)'}",
+    )
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(name), allow_patterns=["config.json", "model.safetensors"]))
-    except Exception as e: raise ValueError(f"the hub gave no model {str(name)!r} ({type(e).__name__}): check the name and the connection, "
-                                            f"or take one of {', '.join(shipped()) or '(none shipped)'}") from e
+
+    try:
+        return Path(
+            snapshot_download(
+                str(name), allow_patterns=["config.json", "model.safetensors"]
+            )
+        )
+    except Exception as e:
+        raise ValueError(
+            f"the hub gave no model {str(name)!r} ({type(e).__name__}): check the name and the connection, "
+            f"or take one of {', '.join(shipped()) or '(none shipped)'}"
+        ) from e
 
 # %% ../nbs/12_train.ipynb #120023
 @patch
-def save_pretrained(self: ScoreModel,
-                    folder: Path | str,
-                    dtype: torch.dtype | None = None,  # torch.float16 halves the file
-                    about: dict | None = None,         # anything JSON can hold: data, budget, seed, metrics
-                    ) -> Path:
+def save_pretrained(
+    self: ScoreModel,
+    folder: Path | str,
+    dtype: torch.dtype | None = None,  # torch.float16 halves the file
+    about: dict | None = None,  # anything JSON can hold: data, budget, seed, metrics
+) -> Path:
     "Write `model.safetensors` and `config.json`, atomically."
     from safetensors.torch import save_file
-    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
-    require(hasattr(self.network, "config"), f"{type(self.network).__name__} has no attribute `config` (its constructor's arguments): give it one to save it")
+
+    tensors = {
+        f"network.{k}": v.detach().cpu().contiguous()
+        for k, v in self.network.state_dict().items()
+    }
+    require(
+        hasattr(self.network, "config"),
+        f"{type(self.network).__name__} has no attribute `config` (its constructor's arguments): give it one to save it",
+    )
     law = None if self.head is None else self.head.law
-    config = dict(format="gud_nb model", phases=self.phases, channel=self.channel, about=about or {},
-                  groups=describe(self.groups, tensors, "groups"), family=describe(self.family, tensors, "family"),
-                  network={"class": f"{type(self.network).__module__}.{type(self.network).__qualname__}", "config": self.network.config},
-                  diffusion=describe(self.diffusion, tensors, "diffusion"), basis=describe(self.basis, tensors, "basis"), head=describe(law, tensors, "head"))
-    def weighty(k, v): return v.is_floating_point() and (k.startswith("network.") or v.numel() > 100_000)     # variances and scales stay exact
-    if dtype: tensors = {k: v.to(dtype) if weighty(k, v) else v for k, v in tensors.items()}
+    config = dict(
+        format="gud_nb model",
+        phases=self.phases,
+        channel=self.channel,
+        about=about or {},
+        groups=describe(self.groups, tensors, "groups"),
+        family=describe(self.family, tensors, "family"),
+        network={
+            "class": f"{type(self.network).__module__}.{type(self.network).__qualname__}",
+            "config": self.network.config,
+        },
+        diffusion=describe(self.diffusion, tensors, "diffusion"),
+        basis=describe(self.basis, tensors, "basis"),
+        head=describe(law, tensors, "head"),
+    )
+
+    def weighty(k, v):
+        return v.is_floating_point() and (
+            k.startswith("network.") or v.numel() > 100_000
+        )  # variances and scales stay exact
+
+    if dtype:
+        tensors = {k: v.to(dtype) if weighty(k, v) else v for k, v in tensors.items()}
     write_atomic(Path(folder) / "model.safetensors", lambda p: save_file(tensors, p))
-    return write_atomic(Path(folder) / "config.json", lambda p: p.write_text(json.dumps(config, indent=1))).parent
+    return write_atomic(
+        Path(folder) / "config.json",
+        lambda p: p.write_text(json.dumps(config, indent=1)),
+    ).parent
 
 # %% ../nbs/12_train.ipynb #120024
-def from_pretrained(name: str | Path,    # folder, shipped name, or user/model on the hub
-                    allow: tuple = (),   # your own classes that may occur
-                    device=None) -> ScoreModel:
+def from_pretrained(
+    name: str | Path,  # folder, shipped name, or user/model on the hub
+    allow: tuple = (),  # your own classes that may occur
+    device=None,
+) -> ScoreModel:
     "Load a model that `save_pretrained` wrote; only classes of this package and those in `allow` are built."
     from safetensors.torch import load_file
+
     folder = _folder(name)
-    try: config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
-    except Exception as e: raise ValueError(f"the model in {folder} can't be read ({type(e).__name__}: {e}): want config.json and model.safetensors") from e
-    require(config.get("format") == "gud_nb model", f"{folder / 'config.json'} is not a gud_nb model")
+    try:
+        config, tensors = (
+            json.loads((folder / "config.json").read_text()),
+            load_file(folder / "model.safetensors"),
+        )
+    except Exception as e:
+        raise ValueError(
+            f"the model in {folder} can't be read ({type(e).__name__}: {e}): want config.json and model.safetensors"
+        ) from e
+    require(
+        config.get("format") == "gud_nb model",
+        f"{folder / 'config.json'} is not a gud_nb model",
+    )
     network = _network(config["network"], allow)
-    weights = {k[8:]: v.float() if v.is_floating_point() else v for k, v in tensors.items() if k.startswith("network.")}
-    try: network.load_state_dict(weights)
-    except RuntimeError as e: raise ValueError(f"the weights in {folder} are of another network than {config['network']}: {str(e).splitlines()[1].strip()}") from e
-    parts = {p: rebuild(config.get(p), tensors, allow) for p in ("diffusion", "basis", "head", "groups", "family")}
-    model = ScoreModel(network, *(parts[p] for p in ("diffusion", "basis", "head")), config["phases"], parts["groups"],
-                       config.get("channel", False), parts["family"]).to(device)
+    weights = {
+        k[8:]: v.float() if v.is_floating_point() else v
+        for k, v in tensors.items()
+        if k.startswith("network.")
+    }
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as e:
+        raise ValueError(
+            f"the weights in {folder} are of another network than {config['network']}: {str(e).splitlines()[1].strip()}"
+        ) from e
+    parts = {
+        p: rebuild(config.get(p), tensors, allow)
+        for p in ("diffusion", "basis", "head", "groups", "family")
+    }
+    model = ScoreModel(
+        network,
+        *(parts[p] for p in ("diffusion", "basis", "head")),
+        config["phases"],
+        parts["groups"],
+        config.get("channel", False),
+        parts["family"],
+    ).to(device)
     model.about = config["about"]
     return model.eval()
+
 
 ScoreModel.from_pretrained = staticmethod(from_pretrained)
 
@@ -290,34 +516,57 @@ ScoreModel.from_pretrained = staticmethod(from_pretrained)
 @dataclass
 class Training:
     "How to train; every field has a sensible default."
-    steps: int | None = None     # budget in steps, or
-    minutes: float | None = None # budget in minutes by `clock`
-    batch: int = 64              # images per step and process
-    lr: float = 1e-3             # highest learning rate
-    warmup: int = 200            # steps of linear warm-up
-    clip: float = 1.             # largest norm of the gradient
-    ema: float = .999            # decay of the average of the weights
+
+    steps: int | None = None  # budget in steps, or
+    minutes: float | None = None  # budget in minutes by `clock`
+    batch: int = 64  # images per step and process
+    lr: float = 1e-3  # highest learning rate
+    warmup: int = 200  # steps of linear warm-up
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.999  # decay of the average of the weights
     seed: int = 0
-    flips: bool = False          # mirror images left to right, at random
-    unlabelled: float = 0.       # share of labels that are dropped, for guidance later
-    mixed: bool = False          # bfloat16 in the network, where the device has it
+    flips: bool = False  # mirror images left to right, at random
+    unlabelled: float = 0.0  # share of labels that are dropped, for guidance later
+    mixed: bool = False  # bfloat16 in the network, where the device has it
     weight: object = eps_weight  # see room 07
-    times: object = None         # distribution of times: a function of uniform u (and, for a family, of the batch's diffusion), e.g. `model.snr_times()`; None: uniform
-    clock: object = time.monotonic  # function giving seconds; `time.process_time` counts the processor's time
+    times: object = None  # distribution of times: a function of uniform u (and, for a family, of the batch's diffusion), e.g. `model.snr_times()`; None: uniform
+    clock: object = (
+        time.monotonic
+    )  # function giving seconds; `time.process_time` counts the processor's time
 
     def __post_init__(self):
-        require((self.steps is None) != (self.minutes is None), f"give a budget, steps or minutes: got steps={self.steps}, minutes={self.minutes}")
-        require(all(b is None or b > 0 for b in (self.steps, self.minutes)), f"the budget must be > 0: got steps={self.steps}, minutes={self.minutes}")
-        require(self.batch > 0 and self.lr > 0, f"batch and lr must be > 0: got {self.batch}, {self.lr}")
-        require(0 <= self.unlabelled <= 1, f"unlabelled is a share, 0 to 1: got {self.unlabelled}")
+        require(
+            (self.steps is None) != (self.minutes is None),
+            f"give a budget, steps or minutes: got steps={self.steps}, minutes={self.minutes}",
+        )
+        require(
+            all(b is None or b > 0 for b in (self.steps, self.minutes)),
+            f"the budget must be > 0: got steps={self.steps}, minutes={self.minutes}",
+        )
+        require(
+            self.batch > 0 and self.lr > 0,
+            f"batch and lr must be > 0: got {self.batch}, {self.lr}",
+        )
+        require(
+            0 <= self.unlabelled <= 1,
+            f"unlabelled is a share, 0 to 1: got {self.unlabelled}",
+        )
 
     def used(self, step: int, seconds: float) -> float:
         "Share of the budget that is used, in [0, 1]."
-        return min(1., seconds / (60 * self.minutes) if self.steps is None else step / self.steps)
+        return min(
+            1.0,
+            seconds / (60 * self.minutes) if self.steps is None else step / self.steps,
+        )
 
     def rate(self, step: int, seconds: float) -> float:
         "The learning rate: warm-up, then a cosine down to 0."
-        return self.lr * min(1., (step + 1) / self.warmup) * (1 + math.cos(math.pi * self.used(step, seconds))) / 2
+        return (
+            self.lr
+            * min(1.0, (step + 1) / self.warmup)
+            * (1 + math.cos(math.pi * self.used(step, seconds)))
+            / 2
+        )
 
     def average(self, step: int) -> float:
         "Decay of the moving average, raised slowly from the start."
@@ -327,119 +576,247 @@ class Training:
 @lru_cache(maxsize=2)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
     "The order of the data in an epoch."
-    return torch.randperm(n, generator=torch.Generator().manual_seed(hash((seed, epoch)) % 2 ** 63))
+    return torch.randperm(
+        n, generator=torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)
+    )
+
 
 def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
     "Indices of the batch of a step: whole epochs, each in its own order, as a function of `(seed, step)` alone."
     batch = min(batch, n)
     epoch, i = divmod(step, n // batch)
-    return _order(n, seed, epoch)[i * batch:(i + 1) * batch]
+    return _order(n, seed, epoch)[i * batch : (i + 1) * batch]
 
 # %% ../nbs/12_train.ipynb #120033
 @patch
-def snr_times(self: ScoreModel,
-              share: float = 1.):   # of the times; the others are uniform
+def snr_times(
+    self: ScoreModel, share: float = 1.0
+):  # of the times; the others are uniform
     "`snr_times` (room 07) for the components of this model: what to give `Training` as `times`."
     law = None if self.head is None else self.head.law
     v = torch.ones(()) if law is None or self.head.spectral else law.component_variances
-    return _snr_times(self.diffusion, v, v * torch.as_tensor(getattr(self.basis, "scale", 1.)).to(v) ** 2, share)
+    return _snr_times(
+        self.diffusion,
+        v,
+        v * torch.as_tensor(getattr(self.basis, "scale", 1.0)).to(v) ** 2,
+        share,
+    )
 
 # %% ../nbs/12_train.ipynb #120035
-def save_checkpoint(path: Path, step: int, seconds: float, network: nn.Module, average: dict, optimizer) -> Path:
+def save_checkpoint(
+    path: Path, step: int, seconds: float, network: nn.Module, average: dict, optimizer
+) -> Path:
     "Write the state of a training run, atomically."
     from safetensors.torch import save_file
-    state = {f"network.{k}": v for k, v in network.state_dict().items()} | {f"average.{k}": v for k, v in average.items()}
-    for i, s in optimizer.state_dict()["state"].items(): state |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in s.items()}
+
+    state = {f"network.{k}": v for k, v in network.state_dict().items()} | {
+        f"average.{k}": v for k, v in average.items()
+    }
+    for i, s in optimizer.state_dict()["state"].items():
+        state |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in s.items()}
     state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-    return write_atomic(path, lambda p: save_file(state, p, metadata=dict(step=str(step), seconds=repr(seconds))))
+    return write_atomic(
+        path,
+        lambda p: save_file(
+            state, p, metadata=dict(step=str(step), seconds=repr(seconds))
+        ),
+    )
 
 # %% ../nbs/12_train.ipynb #120036
-def load_checkpoint(path: Path, network: nn.Module, average: dict, optimizer) -> tuple[int, float]:
+def load_checkpoint(
+    path: Path, network: nn.Module, average: dict, optimizer
+) -> tuple[int, float]:
     "Put a run back where it was; returns its step and seconds."
     from safetensors import safe_open
-    require(Path(path).is_file(), f"no checkpoint at {path}: start without resume, or give the folder of an earlier run")
+
+    require(
+        Path(path).is_file(),
+        f"no checkpoint at {path}: start without resume, or give the folder of an earlier run",
+    )
     try:
-        with safe_open(path, "pt") as f: state, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
-    except Exception as e: raise ValueError(f"the checkpoint {path} can't be read ({type(e).__name__}): remove it to start anew") from e
-    try: network.load_state_dict({k[8:]: v for k, v in state.items() if k.startswith("network.")})
-    except RuntimeError as e: raise ValueError(f"the checkpoint {path} is of another network: {str(e).splitlines()[1].strip()}; give the same sizes, or another folder") from e
-    for k in average: average[k].copy_(state[f"average.{k}"])
+        with safe_open(path, "pt") as f:
+            state, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
+    except Exception as e:
+        raise ValueError(
+            f"the checkpoint {path} can't be read ({type(e).__name__}): remove it to start anew"
+        ) from e
+    try:
+        network.load_state_dict(
+            {k[8:]: v for k, v in state.items() if k.startswith("network.")}
+        )
+    except RuntimeError as e:
+        raise ValueError(
+            f"the checkpoint {path} is of another network: {str(e).splitlines()[1].strip()}; give the same sizes, or another folder"
+        ) from e
+    for k in average:
+        average[k].copy_(state[f"average.{k}"])
     adam = {}
     for k, v in state.items():
-        if k.startswith("adam."): _, i, name = k.split("."); adam.setdefault(int(i), {})[name] = v
-    optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
+        if k.startswith("adam."):
+            _, i, name = k.split(".")
+            adam.setdefault(int(i), {})[name] = v
+    optimizer.load_state_dict(
+        {"state": adam, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     return int(meta["step"]), float(meta["seconds"])
 
 # %% ../nbs/12_train.ipynb #120037
 class Loss(nn.Module):
     "One training loss as a module, so that distributed training sees the forward pass."
+
     def __init__(self, model: ScoreModel, plan: Training, family: Family | None = None):
         super().__init__()
         self.model, self.plan, self.family = model, plan, family
 
-    def forward(self, x: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+    def forward(
+        self, x: Tensor, labels: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
         model, plan, n, where = self.model, self.plan, len(x), x.device
-        if self.family is not None: model = model.under(replace(model.diffusion, schedule=self.family.draw(n, generator)))
+        if self.family is not None:
+            model = model.under(
+                replace(model.diffusion, schedule=self.family.draw(n, generator))
+            )
         if labels is not None and plan.unlabelled:
             drop = torch.rand(n, generator=generator, device=where) < plan.unlabelled
             labels = torch.where(drop, model.network.config["classes"], labels)
         chi, d = model.basis(x), model.diffusion
         noise = torch.randn(*chi.shape, d.k, generator=generator, device=where)
-        aux = None if d.aux0 is None else torch.randn(*chi.shape, d.k - 1, generator=generator, device=where)
+        aux = (
+            None
+            if d.aux0 is None
+            else torch.randn(*chi.shape, d.k - 1, generator=generator, device=where)
+        )
         t = spread_times(n, generator, device=where)
-        if plan.times is not None: t = plan.times(t) if self.family is None else plan.times(t, d)
-        return score_matching(d, lambda z, t: model.eps(z, t, labels), chi, t, noise, aux, plan.weight).mean()
+        if plan.times is not None:
+            t = plan.times(t) if self.family is None else plan.times(t, d)
+        return score_matching(
+            d, lambda z, t: model.eps(z, t, labels), chi, t, noise, aux, plan.weight
+        ).mean()
 
 # %% ../nbs/12_train.ipynb #120038
-def _step(loss: Loss, x: Tensor, labels, average: dict, optimizer, accelerator, step: int, seconds: float) -> dict:
+def _step(
+    loss: Loss,
+    x: Tensor,
+    labels,
+    average: dict,
+    optimizer,
+    accelerator,
+    step: int,
+    seconds: float,
+) -> dict:
     "One step of training: loss, gradient, Adam, average."
-    plan, model = accelerator.unwrap_model(loss).plan, accelerator.unwrap_model(loss).model
-    generator = torch.Generator(accelerator.device).manual_seed(hash((plan.seed, step, accelerator.process_index)) % 2 ** 63)
-    index = batch_indices(len(x), plan.batch * accelerator.num_processes, step, plan.seed)[accelerator.process_index::accelerator.num_processes]
-    batch, own = x[index.to(x.device)].to(accelerator.device), None if labels is None else labels[index.to(labels.device)].to(accelerator.device)
-    if plan.flips: batch = torch.where(torch.rand(len(batch), 1, 1, 1, generator=generator, device=batch.device) < .5, batch.flip(-1), batch)
-    for group in optimizer.param_groups: group["lr"] = plan.rate(step, seconds)
-    with accelerator.autocast(): value = loss(batch, own, generator)
+    plan, model = (
+        accelerator.unwrap_model(loss).plan,
+        accelerator.unwrap_model(loss).model,
+    )
+    generator = torch.Generator(accelerator.device).manual_seed(
+        hash((plan.seed, step, accelerator.process_index)) % 2**63
+    )
+    index = batch_indices(
+        len(x), plan.batch * accelerator.num_processes, step, plan.seed
+    )[accelerator.process_index :: accelerator.num_processes]
+    batch, own = (
+        x[index.to(x.device)].to(accelerator.device),
+        None
+        if labels is None
+        else labels[index.to(labels.device)].to(accelerator.device),
+    )
+    if plan.flips:
+        batch = torch.where(
+            torch.rand(len(batch), 1, 1, 1, generator=generator, device=batch.device)
+            < 0.5,
+            batch.flip(-1),
+            batch,
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = plan.rate(step, seconds)
+    with accelerator.autocast():
+        value = loss(batch, own, generator)
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(value)
     norm = accelerator.clip_grad_norm_(loss.parameters(), plan.clip)
     optimizer.step()
     decay = plan.average(step)
     with torch.no_grad():
-        for k, v in model.network.state_dict().items(): average[k].lerp_(v, 1 - decay) if v.is_floating_point() else average[k].copy_(v)
-    return dict(loss=value.detach(), gradient=norm.detach() if isinstance(norm, Tensor) else norm)
+        for k, v in model.network.state_dict().items():
+            average[k].lerp_(v, 1 - decay) if v.is_floating_point() else average[
+                k
+            ].copy_(v)
+    return dict(
+        loss=value.detach(),
+        gradient=norm.detach() if isinstance(norm, Tensor) else norm,
+    )
 
 # %% ../nbs/12_train.ipynb #120039
-def fit(model: ScoreModel,
-        x: Tensor,                        # (n, *data) training data
-        plan: Training,                   # budget and settings, e.g. Training(minutes=2)
-        labels: Tensor | None = None,     # (n,) classes
-        schedule: Family | None = None,   # draw the clock of each image from a family; None: the model's family, or its one clock
-        out: Path | str | None = None,    # folder for checkpoint and loss.csv; None: keep nothing
-        resume: bool = False,             # go on from the checkpoint in `out`
-        every: int = 50,                  # steps between lines of the log
-        keep: float = 60.,                # seconds between checkpoints
-        trackers=None,                    # e.g. "tensorboard", through accelerate
-        progress: bool = False,           # show a progress bar
-        cpu: bool = False,                # stay on the CPU even if there is a GPU
-        ) -> list[dict]:                  # the log: step, images, seconds, loss, gradient, rate
+def fit(
+    model: ScoreModel,
+    x: Tensor,  # (n, *data) training data
+    plan: Training,  # budget and settings, e.g. Training(minutes=2)
+    labels: Tensor | None = None,  # (n,) classes
+    schedule: Family
+    | None = None,  # draw the clock of each image from a family; None: the model's family, or its one clock
+    out: Path
+    | str
+    | None = None,  # folder for checkpoint and loss.csv; None: keep nothing
+    resume: bool = False,  # go on from the checkpoint in `out`
+    every: int = 50,  # steps between lines of the log
+    keep: float = 60.0,  # seconds between checkpoints
+    trackers=None,  # e.g. "tensorboard", through accelerate
+    progress: bool = False,  # show a progress bar
+    cpu: bool = False,  # stay on the CPU even if there is a GPU
+) -> list[dict]:  # the log: step, images, seconds, loss, gradient, rate
     "Train the network of `model`; afterwards it holds the averaged weights and is in evaluation mode."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    require(len(x) > 0 and tuple(x.shape[1:]) == tuple(model.basis.data_shape), f"got data of shape {tuple(x.shape)}, the model wants (n ≥ 1, {', '.join(map(str, model.basis.data_shape))})")
-    require(not resume or out is not None, "resume needs the folder `out` of the earlier run")
-    AcceleratorState._reset_state(reset_partial_state=True)          # a process may train twice, on other devices or in other precision
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if plan.mixed else "no", log_with=trackers, project_dir=out)
-    if trackers: accelerator.init_trackers("gud_nb")
+
+    require(
+        len(x) > 0 and tuple(x.shape[1:]) == tuple(model.basis.data_shape),
+        f"got data of shape {tuple(x.shape)}, the model wants (n ≥ 1, {', '.join(map(str, model.basis.data_shape))})",
+    )
+    require(
+        not resume or out is not None,
+        "resume needs the folder `out` of the earlier run",
+    )
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # a process may train twice, on other devices or in other precision
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if plan.mixed else "no",
+        log_with=trackers,
+        project_dir=out,
+    )
+    if trackers:
+        accelerator.init_trackers("gud_nb")
     optimizer = torch.optim.Adam(model.network.parameters(), lr=plan.lr)
     model.family = model.family if schedule is None else schedule
-    loss, optimizer = accelerator.prepare(Loss(model.train(), plan, model.family), optimizer)
+    loss, optimizer = accelerator.prepare(
+        Loss(model.train(), plan, model.family), optimizer
+    )
     average = {k: v.detach().clone() for k, v in model.network.state_dict().items()}
     path = None if out is None else Path(out) / "checkpoint.safetensors"
-    step, before = load_checkpoint(path, model.network, average, optimizer.optimizer) if resume else (0, 0.)
-    log = _run(loss, x, labels, average, optimizer, accelerator, path, step, before, every, keep, progress)
+    step, before = (
+        load_checkpoint(path, model.network, average, optimizer.optimizer)
+        if resume
+        else (0, 0.0)
+    )
+    log = _run(
+        loss,
+        x,
+        labels,
+        average,
+        optimizer,
+        accelerator,
+        path,
+        step,
+        before,
+        every,
+        keep,
+        progress,
+    )
     model.network.load_state_dict(average)
-    if trackers: accelerator.end_training()
+    if trackers:
+        accelerator.end_training()
     return log
 
 # %% ../nbs/12_train.ipynb #120040
@@ -448,31 +825,80 @@ def _write_log(path: Path, rows: list[dict], start: bool):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w" if start else "a", newline="") as f:
         w = csv.DictWriter(f, rows[0])
-        if start: w.writeheader()
+        if start:
+            w.writeheader()
         w.writerows(rows)
 
 # %% ../nbs/12_train.ipynb #120041
-def _run(loss, x, labels, average, optimizer, accelerator, path, step, before, every, keep, progress) -> list[dict]:
+def _run(
+    loss,
+    x,
+    labels,
+    average,
+    optimizer,
+    accelerator,
+    path,
+    step,
+    before,
+    every,
+    keep,
+    progress,
+) -> list[dict]:
     "The loop of `fit`: step until the budget is used, log, keep checkpoints."
     from tqdm.auto import tqdm
-    plan, network = accelerator.unwrap_model(loss).plan, accelerator.unwrap_model(loss).model.network
+
+    plan, network = (
+        accelerator.unwrap_model(loss).plan,
+        accelerator.unwrap_model(loss).model.network,
+    )
     begin, kept, log, recent, first = plan.clock(), time.monotonic(), [], [], step
-    bar = tqdm(total=100, desc="training", unit="%", disable=not progress or not accelerator.is_main_process, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}")
+    bar = tqdm(
+        total=100,
+        desc="training",
+        unit="%",
+        disable=not progress or not accelerator.is_main_process,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+    )
     done = False
     while not done:
         seconds = before + plan.clock() - begin
-        recent.append(_step(loss, x, labels, average, optimizer, accelerator, step, seconds))
+        recent.append(
+            _step(loss, x, labels, average, optimizer, accelerator, step, seconds)
+        )
         step, seconds = step + 1, before + plan.clock() - begin
         done = plan.used(step, seconds) >= 1
         if done or step % every == 0:
-            row = dict(step=step, images=step * plan.batch * accelerator.num_processes, seconds=round(seconds, 2), rate=plan.rate(step - 1, seconds),
-                       **{k: torch.stack([torch.as_tensor(r[k]) for r in recent]).mean().item() for k in ("loss", "gradient")})
-            require(math.isfinite(row["loss"]), f"the loss is {row['loss']} at step {step}: lower the learning rate (now {plan.lr:g}), and look at the data")
-            log.append(row); recent.clear(); accelerator.log(row, step)
-            if path and accelerator.is_main_process: _write_log(path.parent / "loss.csv", [row], start=len(log) == 1 and first == 0)
+            row = dict(
+                step=step,
+                images=step * plan.batch * accelerator.num_processes,
+                seconds=round(seconds, 2),
+                rate=plan.rate(step - 1, seconds),
+                **{
+                    k: torch.stack([torch.as_tensor(r[k]) for r in recent])
+                    .mean()
+                    .item()
+                    for k in ("loss", "gradient")
+                },
+            )
+            require(
+                math.isfinite(row["loss"]),
+                f"the loss is {row['loss']} at step {step}: lower the learning rate (now {plan.lr:g}), and look at the data",
+            )
+            log.append(row)
+            recent.clear()
+            accelerator.log(row, step)
+            if path and accelerator.is_main_process:
+                _write_log(
+                    path.parent / "loss.csv", [row], start=len(log) == 1 and first == 0
+                )
             bar.set_postfix_str(f"step {step}, loss {row['loss']:.3f}")
-        if path and accelerator.is_main_process and (done or time.monotonic() - kept > keep):
-            save_checkpoint(path, step, seconds, network, average, optimizer.optimizer); kept = time.monotonic()
+        if (
+            path
+            and accelerator.is_main_process
+            and (done or time.monotonic() - kept > keep)
+        ):
+            save_checkpoint(path, step, seconds, network, average, optimizer.optimizer)
+            kept = time.monotonic()
         bar.update(100 * plan.used(step, seconds) - bar.n)
     bar.close()
     network.eval()
@@ -480,16 +906,21 @@ def _run(loss, x, labels, average, optimizer, accelerator, path, step, before, e
 
 # %% ../nbs/12_train.ipynb #120058
 @torch.no_grad()
-def component_losses(model: ScoreModel,
-                     x: Tensor,                # (n, *data)
-                     times: Tensor,            # (m,) in (0, 1]
-                     generator: torch.Generator | None = None,
-                     ) -> Tensor:              # (m, *comp) mean over the data, sum over phases
+def component_losses(
+    model: ScoreModel,
+    x: Tensor,  # (n, *data)
+    times: Tensor,  # (m,) in (0, 1]
+    generator: torch.Generator | None = None,
+) -> Tensor:  # (m, *comp) mean over the data, sum over phases
     "The squared error of the predicted noise, by time and component."
     chi, d, out = model.basis(x), model.diffusion, []
     require(not model.training, "got a model in training mode: call .eval() first")
     for t in times.tolist():
-        draw = lambda k: torch.randn(*chi.shape, k, generator=generator, device=chi.device)
-        p = d.perturb(chi, t, draw(d.k), None if d.aux0 is None else d.draw_aux(draw(d.k - 1)))
+        draw = lambda k: torch.randn(
+            *chi.shape, k, generator=generator, device=chi.device
+        )
+        p = d.perturb(
+            chi, t, draw(d.k), None if d.aux0 is None else d.draw_aux(draw(d.k - 1))
+        )
         out.append((model.eps(p.z, t) - p.eps).square().sum(-1).mean(0))
     return torch.stack(out)

@@ -5,6 +5,7 @@
 Seed 0, one thread is enough: digits about 5 CPU-seconds, Fashion-MNIST about 200. The same seed, thread count and
 PyTorch version give the same weights.
 """
+
 import sys
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from gud_nb import data
 from gud_nb.evaluate import accuracy, load_classifier, save_classifier, train_classifier
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
-SETTINGS = dict(digits=dict(epochs=40, width=12, batch=64, seed=0), fashion_mnist=dict(epochs=8, width=24, batch=128, seed=0))
+SETTINGS = dict(
+    digits=dict(epochs=40, width=12, batch=64, seed=0),
+    fashion_mnist=dict(epochs=8, width=24, batch=128, seed=0),
+)
 CARD = """# {title} classifier
 
 A small convolutional network (`gud_nb.evaluate.Classifier`, {parameters:,} parameters, float16) whose 64 penultimate activations serve as
@@ -31,16 +35,25 @@ def train(name: str):
     settings = SETTINGS[name]
     model = train_classifier(train_set.x, train_set.labels, classes=10, **settings)
     folder = WEIGHTS / f"{name.replace('_', '-')}-classifier"
-    facts = dict(data=name, **settings, n_train=len(train_set.x), n_test=len(test_set.x))
+    facts = dict(
+        data=name, **settings, n_train=len(train_set.x), n_test=len(test_set.x)
+    )
     del facts["width"]
     save_classifier(folder, model, **facts)
-    facts["accuracy"] = round(accuracy(load_classifier(folder), test_set.x, test_set.labels), 4)   # of the float16 weights, as they ship
+    facts["accuracy"] = round(
+        accuracy(load_classifier(folder), test_set.x, test_set.labels), 4
+    )  # of the float16 weights, as they ship
     save_classifier(folder, model, **facts)
     count = sum(p.numel() for p in model.parameters())
     title = dict(digits="Digits", fashion_mnist="Fashion-MNIST")[name]
-    (folder / "README.md").write_text(CARD.format(title=title, parameters=count, **facts), encoding="utf-8")
-    print(f"{name}: {count:,} parameters, accuracy {facts['accuracy']:.4f} on {facts['n_test']} test images, {folder}")
+    (folder / "README.md").write_text(
+        CARD.format(title=title, parameters=count, **facts), encoding="utf-8"
+    )
+    print(
+        f"{name}: {count:,} parameters, accuracy {facts['accuracy']:.4f} on {facts['n_test']} test images, {folder}"
+    )
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or SETTINGS: train(name)
+    for name in sys.argv[1:] or SETTINGS:
+        train(name)

@@ -1,4 +1,5 @@
 """The rules of the house hold for this project, and each of them fails on a small project made to break it."""
+
 import base64, json, shutil, subprocess, sys
 from pathlib import Path
 
@@ -17,25 +18,42 @@ def test_every_rule_is_documented_and_seen_to_fail():
     tested = Path(__file__).read_text(encoding="utf-8")
     for rule in house.RULES + house.ADVICE:
         assert rule.__doc__
-        assert f"house.{rule.__name__}" in tested, f"no test shows {rule.__name__} failing"
+        assert f"house.{rule.__name__}" in tested, (
+            f"no test shows {rule.__name__} failing"
+        )
 
 
 # A project in small: two rooms, the second on top of the first, and an index
 
-ONE = ["# One\n\n> The first room", "#| default_exp one", "#| export\nimport math",
-       '''#| export
+ONE = [
+    "# One\n\n> The first room",
+    "#| default_exp one",
+    "#| export\nimport math",
+    """#| export
 def area(r: float,  # radius, at least 0
          ) -> float:
     "The area of a disc."
-    return math.pi * r ** 2''', "assert area(1) == area(-1) > 3"]
-TWO = ["# Two\n\n> The second room", "#| default_exp two", "#| export\nfrom gud_nb.one import area",
-       '''#| export
+    return math.pi * r ** 2""",
+    "assert area(1) == area(-1) > 3",
+]
+TWO = [
+    "# Two\n\n> The second room",
+    "#| default_exp two",
+    "#| export\nfrom gud_nb.one import area",
+    """#| export
 def ball(r: float,  # radius, at least 0
          ) -> float:
     "The area of a sphere."
-    return 4 * area(r)''', "ball(2.)"]
-INDEX = ["# Small\n\n> A small project", "Read [one](00_one.ipynb), then [two](01_two.ipynb).",
-         "#| hide\n6 * 7", "#| echo: false\n1", "1 + 1"]
+    return 4 * area(r)""",
+    "ball(2.)",
+]
+INDEX = [
+    "# Small\n\n> A small project",
+    "Read [one](00_one.ipynb), then [two](01_two.ipynb).",
+    "#| hide\n6 * 7",
+    "#| echo: false\n1",
+    "1 + 1",
+]
 
 
 def write(project: Path, name: str, cells: list, outputs: list = ()):
@@ -43,15 +61,32 @@ def write(project: Path, name: str, cells: list, outputs: list = ()):
     made = []
     for i, source in enumerate(cells):
         kind = "markdown" if source.startswith(("# ", "Read ")) else "code"
-        cell = dict(cell_type=kind, id=f"{i:08d}", metadata={}, source=source.splitlines(True))
-        if kind == "code": cell |= dict(execution_count=None, outputs=list(outputs) if i == len(cells) - 1 else [])
+        cell = dict(
+            cell_type=kind, id=f"{i:08d}", metadata={}, source=source.splitlines(True)
+        )
+        if kind == "code":
+            cell |= dict(
+                execution_count=None,
+                outputs=list(outputs) if i == len(cells) - 1 else [],
+            )
         made.append(cell)
     book = dict(cells=made, metadata={}, nbformat=4, nbformat_minor=5)
-    (project / "nbs" / f"{name}.ipynb").write_text(json.dumps(book, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (project / "nbs" / f"{name}.ipynb").write_text(
+        json.dumps(book, sort_keys=True, indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
 
 
 def export(project: Path):
-    subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"], cwd=project, check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from nbdev.doclinks import nbdev_export; nbdev_export()",
+        ],
+        cwd=project,
+        check=True,
+    )
 
 
 def edit(file: Path, old: str, new: str):
@@ -64,27 +99,34 @@ def edit(file: Path, old: str, new: str):
 def pattern(tmp_path_factory):
     project = tmp_path_factory.mktemp("pattern")
     (project / "nbs").mkdir()
-    for name in ("settings.ini", "pyproject.toml", "_quarto.yml"): shutil.copy(ROOT / name, project)
+    for name in ("settings.ini", "pyproject.toml", "_quarto.yml"):
+        shutil.copy(ROOT / name, project)
     (project / "nbs/_quarto.yml").symlink_to("../_quarto.yml")
-    for name, cells in {"00_one": ONE, "01_two": TWO, "index": INDEX}.items(): write(project, name, cells)
+    for name, cells in {"00_one": ONE, "01_two": TWO, "index": INDEX}.items():
+        write(project, name, cells)
     export(project)
     readme.write(project)
     return project
 
 
 @pytest.fixture
-def project(pattern, tmp_path): return Path(shutil.copytree(pattern, tmp_path / "project", symlinks=True))
+def project(pattern, tmp_path):
+    return Path(shutil.copytree(pattern, tmp_path / "project", symlinks=True))
 
 
 def found(rule, project, *words):
     "The rule makes exactly one complaint here, and it has these words in it."
     complaints = rule(project)
     assert len(complaints) == 1, complaints
-    for word in words: assert word in complaints[0]
+    for word in words:
+        assert word in complaints[0]
 
 
-@pytest.mark.parametrize("rule", house.RULES + house.ADVICE, ids=lambda rule: rule.__name__)
-def test_small_project_is_in_order(rule, pattern): assert rule(pattern) == []
+@pytest.mark.parametrize(
+    "rule", house.RULES + house.ADVICE, ids=lambda rule: rule.__name__
+)
+def test_small_project_is_in_order(rule, pattern):
+    assert rule(pattern) == []
 
 
 def test_module_edited_by_hand(project):
@@ -112,14 +154,26 @@ def test_version_absent(project):
     found(house.version_matches, project, "missing")
 
 
-@pytest.mark.parametrize("old,new", [('"execution_count": null', '"execution_count": 3'),
-                                     ('"metadata": {},', '"metadata": {"scrolled": true},')])
+@pytest.mark.parametrize(
+    "old,new",
+    [
+        ('"execution_count": null', '"execution_count": 3'),
+        ('"metadata": {},', '"metadata": {"scrolled": true},'),
+    ],
+)
 def test_notebook_not_clean(project, old, new):
     edit(project / "nbs/01_two.ipynb", old, new)
     found(house.notebooks_clean, project, "01_two.ipynb", "nbdev_clean")
 
 
-@pytest.mark.parametrize("title", ["# One\n\n> The first room\n\nand a sentence that the pages would lose", "# One", "Read this first."])
+@pytest.mark.parametrize(
+    "title",
+    [
+        "# One\n\n> The first room\n\nand a sentence that the pages would lose",
+        "# One",
+        "Read this first.",
+    ],
+)
 def test_title_not_alone(project, title):
     write(project, "00_one", [title, *ONE[1:]])
     found(house.first_cells, project, "00_one.ipynb", "> description")
@@ -130,11 +184,25 @@ def test_export_to_nowhere(project):
     found(house.first_cells, project, "default_exp")
 
 
-@pytest.mark.parametrize("line", ["from gud_nb.two import ball", "import gud_nb.two", "from gud_nb import two",
-                                  "def f():\n    from gud_nb.two import ball", "%matplotlib inline\nfrom gud_nb.two import *"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from gud_nb.two import ball",
+        "import gud_nb.two",
+        "from gud_nb import two",
+        "def f():\n    from gud_nb.two import ball",
+        "%matplotlib inline\nfrom gud_nb.two import *",
+    ],
+)
 def test_import_of_a_later_room(project, line):
     write(project, "00_one", [*ONE, line])
-    found(house.import_order, project, "00_one.ipynb, cell 5", "gud_nb.two", "smaller numbers")
+    found(
+        house.import_order,
+        project,
+        "00_one.ipynb, cell 5",
+        "gud_nb.two",
+        "smaller numbers",
+    )
 
 
 def test_import_of_its_own_module(project):
@@ -153,7 +221,12 @@ def test_number_used_twice(project):
 
 
 def test_long_cell(project):
-    body = ["#| export", "def long(x):", *[f"    x = x + {i}" for i in range(house.MAX_LINES - 2)], "    return x"]
+    body = [
+        "#| export",
+        "def long(x):",
+        *[f"    x = x + {i}" for i in range(house.MAX_LINES - 2)],
+        "    return x",
+    ]
     write(project, "00_one", [*ONE, "\n".join(body)])
     assert house.cell_length(project) == []
     write(project, "00_one", [*ONE, "\n".join([*body[:-1], "    x = 0", body[-1]])])
@@ -170,15 +243,30 @@ def test_star_import(project):
     found(house.imports_alone, project, "cell 5", "star import")
 
 
-@pytest.mark.parametrize("line", ["area = 3", "for area in range(3): pass", "from math import pi as area", "def area(): pass",
-                                  "if (area := 3): pass"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "area = 3",
+        "for area in range(3): pass",
+        "from math import pi as area",
+        "def area(): pass",
+        "if (area := 3): pass",
+    ],
+)
 def test_exported_name_bound_again(project, line):
     write(project, "00_one", [*ONE, line])
     found(house.names_bound_once, project, "area", "cell 5")
 
 
-@pytest.mark.parametrize("line", ["[area for area in range(3)]", "def f(area): return area", "f = lambda area: area",
-                                  "@patch\ndef area(self: float): return 3"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[area for area in range(3)]",
+        "def f(area): return area",
+        "f = lambda area: area",
+        "@patch\ndef area(self: float): return 3",
+    ],
+)
 def test_name_in_a_scope_of_its_own_is_free(project, line):
     write(project, "00_one", [*ONE, line])
     assert house.names_bound_once(project) == []
@@ -190,21 +278,35 @@ def test_export_never_shown(project):
 
 
 def test_undocumented_export(project):
-    write(project, "00_one", [*ONE[:3], ONE[3].replace('    "The area of a disc."\n', ""), ONE[4]])
+    write(
+        project,
+        "00_one",
+        [*ONE[:3], ONE[3].replace('    "The area of a disc."\n', ""), ONE[4]],
+    )
     found(house.documented, project, "area", "docstring")
 
 
 def picture(size: int) -> dict:
-    data = {"image/png": base64.b64encode(b"x" * size).decode(), "text/plain": "<Figure>"}
+    data = {
+        "image/png": base64.b64encode(b"x" * size).decode(),
+        "text/plain": "<Figure>",
+    }
     return dict(output_type="display_data", metadata={}, data=data)
 
 
-def stream(text: str) -> dict: return dict(output_type="stream", name="stderr", text=text)
+def stream(text: str) -> dict:
+    return dict(output_type="stream", name="stderr", text=text)
 
 
-@pytest.mark.parametrize("output,word", [
-    (picture(house.MAX_PICTURE + 1024), "61 KB"), (stream(" 37%|███▋      | 37/100 [00:01<00:02]"), "progress bar"),
-    (stream("loss 0.3, 12.5it/s"), "timing"), (dict(output_type="error", ename="E", evalue="", traceback=[]), "error")])
+@pytest.mark.parametrize(
+    "output,word",
+    [
+        (picture(house.MAX_PICTURE + 1024), "61 KB"),
+        (stream(" 37%|███▋      | 37/100 [00:01<00:02]"), "progress bar"),
+        (stream("loss 0.3, 12.5it/s"), "timing"),
+        (dict(output_type="error", ename="E", evalue="", traceback=[]), "error"),
+    ],
+)
 def test_noisy_output(project, output, word):
     write(project, "00_one", ONE, [picture(house.MAX_PICTURE)])
     assert house.outputs_quiet(project) == []
@@ -228,15 +330,23 @@ def test_readme_edited_by_hand(project):
     found(house.readme_in_sync, project, "README.md", "tools/readme.py")
 
 
-@pytest.mark.parametrize("cells", [["# Small\n\n> A small project", "Read [one](00_one.ipynb)."], [*INDEX, "2 + 2"],
-                                   [*INDEX, "Read on.\n\n```sh\npip install .\n```"]])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["# Small\n\n> A small project", "Read [one](00_one.ipynb)."],
+        [*INDEX, "2 + 2"],
+        [*INDEX, "Read on.\n\n```sh\npip install .\n```"],
+    ],
+)
 def test_index_changed_alone(project, cells):
     write(project, "index", cells)
     found(house.readme_in_sync, project, "README.md")
 
 
 def test_dead_link(project):
-    write(project, "01_two", [*TWO, "Read [on](02_three.ipynb#next), or `[not](this)`."])
+    write(
+        project, "01_two", [*TWO, "Read [on](02_three.ipynb#next), or `[not](this)`."]
+    )
     found(house.links_resolve, project, "02_three.ipynb", "does not exist")
 
 
@@ -246,15 +356,30 @@ def test_quarto_file_copied(project):
     found(house.quarto_linked, project, "symbolic link")
 
 
-@pytest.mark.parametrize("code,word", [("def f(): return nowhere", "F821"), ("def f():\n    x = 1", "F841"), ("import os", "F401"),
-                                       ("from math import *", "F403")])
+@pytest.mark.parametrize(
+    "code,word",
+    [
+        ("def f(): return nowhere", "F821"),
+        ("def f():\n    x = 1", "F841"),
+        ("import os", "F401"),
+        ("from math import *", "F403"),
+    ],
+)
 def test_lint(project, code, word):
     (project / "gud_nb/one.py").write_text(code + "\n")
     found(house.lint, project, "gud_nb/one.py", word)
 
 
-@pytest.mark.parametrize("code", ["import pickle", "from joblib import load", "import torch\ntorch.load('w')", "torch.save(w, 'w')",
-                                  "np.load('w', allow_pickle=True)"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torch\ntorch.load('w')",
+        "torch.save(w, 'w')",
+        "np.load('w', allow_pickle=True)",
+    ],
+)
 def test_pickle(project, code):
     (project / "gud_nb/one.py").write_text(code + "\n")
     found(house.nothing_pickled, project, "gud_nb/one.py")
@@ -266,27 +391,43 @@ def test_lost_backslash(project):
 
 
 def test_undeclared_import(project):
-    (project / "gud_nb/one.py").write_text("import sklearn, json\ndef f(): import nbdev\n")
+    (project / "gud_nb/one.py").write_text(
+        "import sklearn, json\ndef f(): import nbdev\n"
+    )
     found(house.imports_declared, project, "nbdev", "line 2")
 
 
-@pytest.mark.parametrize("code,word", [
-    ("import matplotlib.pyplot", "matplotlib"),
-    ("import socket\nsocket.socket()", "opened a socket"), ("import socket\nsocket.getaddrinfo('localhost', 9)", "asked for an address")])
+@pytest.mark.parametrize(
+    "code,word",
+    [
+        ("import matplotlib.pyplot", "matplotlib"),
+        ("import socket\nsocket.socket()", "opened a socket"),
+        ("import socket\nsocket.getaddrinfo('localhost', 9)", "asked for an address"),
+    ],
+)
 def test_heavy_import(project, code, word):
-    with open(project / "gud_nb/one.py", "a") as file: file.write(code + "\n")
+    with open(project / "gud_nb/one.py", "a") as file:
+        file.write(code + "\n")
     assert any(word in complaint for complaint in house.import_is_light(project))
 
 
 def test_slow_import(project):
-    with open(project / "gud_nb/one.py", "a") as file: file.write("import time\ntime.sleep(.4)\n")
-    assert not house.import_is_light(project) and any("on top of torch" in said for said in house.import_time(project))
+    with open(project / "gud_nb/one.py", "a") as file:
+        file.write("import time\ntime.sleep(.4)\n")
+    assert not house.import_is_light(project) and any(
+        "on top of torch" in said for said in house.import_time(project)
+    )
 
 
 # The advice
 
+
 def test_parameter_not_described(project):
-    write(project, "00_one", [*ONE[:3], ONE[3].replace("  # radius, at least 0", ""), ONE[4]])
+    write(
+        project,
+        "00_one",
+        [*ONE[:3], ONE[3].replace("  # radius, at least 0", ""), ONE[4]],
+    )
     found(house.parameters_described, project, "area says nothing of r")
 
 
@@ -311,16 +452,36 @@ def test_long_line(project):
 
 # README.md from the index
 
+
 def test_readme_rendering(project):
     links = "![p](images/p.png) [w](https://example.org/a) [here](#map) [L](../LICENSE)"
-    answer = dict(output_type="execute_result", metadata={}, execution_count=None, data={"text/plain": "7"})
-    write(project, "index", [*INDEX, f"Read this.\n\n```sh\ncp [a](b) c\n```\n{links}", "3 + 4"], [answer, picture(3)])
+    answer = dict(
+        output_type="execute_result",
+        metadata={},
+        execution_count=None,
+        data={"text/plain": "7"},
+    )
+    write(
+        project,
+        "index",
+        [*INDEX, f"Read this.\n\n```sh\ncp [a](b) c\n```\n{links}", "3 + 4"],
+        [answer, picture(3)],
+    )
     readme.write(project)
     text = (project / "README.md").read_text()
-    for part in ("[one](nbs/00_one.ipynb)", "```python\n1 + 1\n```", "cp [a](b) c", "![p](nbs/images/p.png)", "(https://example.org/a)",
-                 "(#map)", "[L](LICENSE)", "```python\n3 + 4\n```\n\n```text\n7\n```\n\n![](README_files/0.png)"):
+    for part in (
+        "[one](nbs/00_one.ipynb)",
+        "```python\n1 + 1\n```",
+        "cp [a](b) c",
+        "![p](nbs/images/p.png)",
+        "(https://example.org/a)",
+        "(#map)",
+        "[L](LICENSE)",
+        "```python\n3 + 4\n```\n\n```text\n7\n```\n\n![](README_files/0.png)",
+    ):
         assert part in text
-    for part in ("6 * 7", "echo", "```python\n1\n```"): assert part not in text
+    for part in ("6 * 7", "echo", "```python\n1\n```"):
+        assert part not in text
     assert (project / "README_files/0.png").read_bytes() == b"xxx"
     write(project, "index", INDEX)
     assert readme.stale(project) == ["README.md", "README_files/0.png"]
@@ -330,19 +491,40 @@ def test_readme_rendering(project):
 
 # The notebooks as test items
 
+
 def run_pytest(project: Path, *args) -> subprocess.CompletedProcess:
     shutil.copy(ROOT / "conftest.py", project)
-    return subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args], cwd=project, text=True, capture_output=True)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args],
+        cwd=project,
+        text=True,
+        capture_output=True,
+    )
 
 
 def test_notebooks_are_items(project):
     (project / "tests").mkdir()
-    write(project, "02_slow", ["# Slow\n\n> Flags are honoured", "#| slow\nraise SystemError('ran a slow cell')",
-                               "#| eval: false\n1 / 0"])
-    write(project, "30_long", ["# Long\n\n> A study", "raise SystemError('ran a study')"])
+    write(
+        project,
+        "02_slow",
+        [
+            "# Slow\n\n> Flags are honoured",
+            "#| slow\nraise SystemError('ran a slow cell')",
+            "#| eval: false\n1 / 0",
+        ],
+    )
+    write(
+        project, "30_long", ["# Long\n\n> A study", "raise SystemError('ran a study')"]
+    )
     run = run_pytest(project, "-v")
     assert run.returncode == 0, run.stdout
-    for line in ("00_one.ipynb::00_one PASSED", "02_slow PASSED", "30_long SKIPPED", "index PASSED", "4 passed, 1 skipped"):
+    for line in (
+        "00_one.ipynb::00_one PASSED",
+        "02_slow PASSED",
+        "30_long SKIPPED",
+        "index PASSED",
+        "4 passed, 1 skipped",
+    ):
         assert line in run.stdout
     run = run_pytest(project, "nbs/02_slow.ipynb", "--flags", "slow")
     assert run.returncode == 1 and "SystemError: ran a slow cell" in run.stdout
@@ -352,13 +534,27 @@ def test_failing_notebook_is_shown(project):
     write(project, "01_two", [*TWO, "assert ball(1.) < 0, 'a sphere has an area'"])
     run = run_pytest(project, "nbs", "-n", "2")
     assert run.returncode == 1
-    for part in ("FAILED nbs/01_two.ipynb::01_two - AssertionError: a sphere has an area", "1 failed, 2 passed"):
+    for part in (
+        "FAILED nbs/01_two.ipynb::01_two - AssertionError: a sphere has an area",
+        "1 failed, 2 passed",
+    ):
         assert part in run.stdout
 
 
 def test_notebook_has_a_process_of_its_own(project):
-    write(project, "00_one", [*ONE, "import os\nos.environ['GUD_LEFT_BEHIND'] = '1'\nos.chdir('..')"])
-    write(project, "01_two", [*TWO, "import os\nassert 'GUD_LEFT_BEHIND' not in os.environ and os.getcwd().endswith('nbs')",
-                              "import matplotlib\nassert matplotlib.get_backend().lower().endswith(('agg', 'inline'))"])
+    write(
+        project,
+        "00_one",
+        [*ONE, "import os\nos.environ['GUD_LEFT_BEHIND'] = '1'\nos.chdir('..')"],
+    )
+    write(
+        project,
+        "01_two",
+        [
+            *TWO,
+            "import os\nassert 'GUD_LEFT_BEHIND' not in os.environ and os.getcwd().endswith('nbs')",
+            "import matplotlib\nassert matplotlib.get_backend().lower().endswith(('agg', 'inline'))",
+        ],
+    )
     run = run_pytest(project, "nbs")
     assert run.returncode == 0, run.stdout

@@ -1,4 +1,5 @@
 """The process and its samplers against numbers from the authors' own code, and against 60-digit arithmetic."""
+
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,13 @@ from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.loss import likelihood_weight
 from gud_nb.recipe import psld, vp
 from gud_nb.sampler import euler_maruyama, quadratic, sample, sscs, uniform
-from gud_nb.schedule import Cosine, LinearBeta, LinearGamma, sequential, soft_conditioning
+from gud_nb.schedule import (
+    Cosine,
+    LinearBeta,
+    LinearGamma,
+    sequential,
+    soft_conditioning,
+)
 from gud_nb.score import GaussianScore, eps_to_score, score_to_eps
 from gud_nb.transition import covariance, phi, scale_tril, tril_inverse
 
@@ -21,7 +28,9 @@ def load(name):
         return {k: torch.as_tensor(f[k]) if f[k].dtype.kind == "f" else f[k] for k in f}
 
 
-kernel, samplers, vpsde, gud = (load(n) for n in ("psld_kernel", "psld_samplers", "vpsde", "gud"))
+kernel, samplers, vpsde, gud = (
+    load(n) for n in ("psld_kernel", "psld_samplers", "vpsde", "gud")
+)
 
 
 # ------------------------------------------------------------------------------------------------------------- the kernel of PSLD and CLD
@@ -41,7 +50,10 @@ def test_kernel_from_first_to_last_instant(c, start):
     Sigma0, B = (hsm(recipe, kappa) if start == 0 else None), clock.B(kernel["t"])
     C, L = covariance(recipe, B, Sigma0), scale_tril(recipe, B, Sigma0)
     close(phi(recipe, B), kernel["true_mean"][c])
-    close(torch.stack([C[:, 0, 0], C[:, 0, 1], C[:, 1, 1]], -1), kernel["true_cov"][c, start])
+    close(
+        torch.stack([C[:, 0, 0], C[:, 0, 1], C[:, 1, 1]], -1),
+        kernel["true_cov"][c, start],
+    )
     close(L, kernel["true_coef_lower"][c, start])
     close(tril_inverse(L).mT, kernel["true_invT_lower"][c, start])
 
@@ -50,15 +62,25 @@ def test_kernel_from_first_to_last_instant(c, start):
 def test_forward_drift_and_noise(c):
     nu, Gamma, beta = kernel["cfg"][c, :3].tolist()
     d = LinearDiffusion(psld(Gamma, nu), LinearBeta(beta, beta))
-    assert_close(act(d.F(kernel["t"]), kernel["u"]), kernel["drift"][c], rtol=1e-12, atol=1e-12)
-    assert_close(d.G(kernel["t"]).diagonal(dim1=-2, dim2=-1), kernel["diffusion"][c], rtol=1e-12, atol=1e-12)
+    assert_close(
+        act(d.F(kernel["t"]), kernel["u"]), kernel["drift"][c], rtol=1e-12, atol=1e-12
+    )
+    assert_close(
+        d.G(kernel["t"]).diagonal(dim1=-2, dim2=-1),
+        kernel["diffusion"][c],
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------- samplers of PSLD
-def states(u): return u.unflatten(1, (2, -1)).movedim(1, -1)                   # channels (x, m) -> a phase axis at the end
+def states(u):
+    return u.unflatten(1, (2, -1)).movedim(
+        1, -1
+    )  # channels (x, m) -> a phase axis at the end
 
 
-d = LinearDiffusion(psld(), LinearBeta(8., 8.), Sigma0=hsm(psld()))
+d = LinearDiffusion(psld(), LinearBeta(8.0, 8.0), Sigma0=hsm(psld()))
 z1 = states(samplers["c0_xT"])
 
 
@@ -66,23 +88,40 @@ def reference_score(z, t):
     "Score of the Gaussian data of the reference, with the 1e-9 that its authors add to both variances of every covariance."
     B = d.schedule.B(torch.as_tensor(t, dtype=torch.float64))
     F, mean = phi(d.recipe, B), samplers["MU"][..., None] * phi(d.recipe, B)[..., 0]
-    C = covariance(d.recipe, B, hsm(d.recipe)) + samplers["S0"] ** 2 * F[..., :, :1] @ F[..., :, :1].mT
+    C = (
+        covariance(d.recipe, B, hsm(d.recipe))
+        + samplers["S0"] ** 2 * F[..., :, :1] @ F[..., :, :1].mT
+    )
     C = C + samplers["numerical_eps"] * torch.eye(2).double()
     return -torch.linalg.solve(C, (z - mean)[..., None])[..., 0]
 
 
 def test_grids():
     assert_close(1 - uniform(9, 1e-3), samplers["ts_uniform_10_dn"], rtol=0, atol=1e-14)
-    assert_close(1 - quadratic(9, 1e-3), samplers["ts_quadratic_10_dn"], rtol=0, atol=1e-14)
+    assert_close(
+        1 - quadratic(9, 1e-3), samplers["ts_quadratic_10_dn"], rtol=0, atol=1e-14
+    )
 
 
 def test_reverse_process_and_flow():
     z = states(samplers["u_probe"])
     for i, t in enumerate(1 - samplers["t_probe_rev"]):
-        s = reference_score(z[i:i + 1], t)
-        assert_close(s, states(samplers["c0_f64_probe_score"])[i:i + 1], rtol=1e-7, atol=1e-7)
-        assert_close(-d.reverse_drift(z[i:i + 1], s, t), states(samplers["c0_f64_rev_sde_drift"])[i:i + 1], rtol=1e-7, atol=1e-7)
-        assert_close(-d.flow(z[i:i + 1], s, t), states(samplers["c0_f64_rev_pf_drift"])[i:i + 1], rtol=1e-7, atol=1e-7)
+        s = reference_score(z[i : i + 1], t)
+        assert_close(
+            s, states(samplers["c0_f64_probe_score"])[i : i + 1], rtol=1e-7, atol=1e-7
+        )
+        assert_close(
+            -d.reverse_drift(z[i : i + 1], s, t),
+            states(samplers["c0_f64_rev_sde_drift"])[i : i + 1],
+            rtol=1e-7,
+            atol=1e-7,
+        )
+        assert_close(
+            -d.flow(z[i : i + 1], s, t),
+            states(samplers["c0_f64_rev_pf_drift"])[i : i + 1],
+            rtol=1e-7,
+            atol=1e-7,
+        )
 
 
 @pytest.mark.parametrize("j", [0, 1])
@@ -96,69 +135,140 @@ def test_single_steps(j):
 
 @pytest.mark.parametrize("grid", [uniform, quadratic])
 def test_euler_maruyama_ends_where_the_reference_ends(grid):
-    z = sample(euler_maruyama, d, reference_score, z1, grid(9, 1e-3), noise=[states(n) for n in samplers["noise_em"]])
-    assert_close(z, states(samplers[f"c0_f64_em_{grid.__name__}_10_dn"]), rtol=1e-9, atol=1e-9)
+    z = sample(
+        euler_maruyama,
+        d,
+        reference_score,
+        z1,
+        grid(9, 1e-3),
+        noise=[states(n) for n in samplers["noise_em"]],
+    )
+    assert_close(
+        z, states(samplers[f"c0_f64_em_{grid.__name__}_10_dn"]), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("grid", [uniform, quadratic])
 def test_sscs_ends_where_the_reference_ends(grid):
     "To 2e-7: the reference adds 1e-9 to the variances of its analytic halves, too."
-    noise = [torch.stack([states(samplers["noise_sscs"][2 * i]), states(samplers["noise_sscs"][2 * i + 1])]) for i in range(9)]
+    noise = [
+        torch.stack(
+            [
+                states(samplers["noise_sscs"][2 * i]),
+                states(samplers["noise_sscs"][2 * i + 1]),
+            ]
+        )
+        for i in range(9)
+    ]
     z = sample(sscs, d, reference_score, z1, grid(9, 1e-3), noise=noise)
-    assert_close(z, states(samplers[f"c0_f64_sscs_{grid.__name__}_10_dn"]), rtol=2e-7, atol=2e-7)
+    assert_close(
+        z, states(samplers[f"c0_f64_sscs_{grid.__name__}_10_dn"]), rtol=2e-7, atol=2e-7
+    )
 
 
 def test_exact_score_without_the_added_variance():
     "Our oracle is the reference's, less its 1e-9."
-    S = GaussianScore(d, samplers["MU"], samplers["S0"].expand(samplers["MU"].shape) ** 2)
+    S = GaussianScore(
+        d, samplers["MU"], samplers["S0"].expand(samplers["MU"].shape) ** 2
+    )
     z = states(samplers["u_probe"])
-    assert_close(S(z, .5), reference_score(z, .5), rtol=1e-6, atol=1e-6)
+    assert_close(S(z, 0.5), reference_score(z, 0.5), rtol=1e-6, atol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------------------------------------- VP-SDE
-vp_d = LinearDiffusion(vp(), LinearBeta(vpsde["beta_min"].item(), vpsde["beta_max"].item()))
+vp_d = LinearDiffusion(
+    vp(), LinearBeta(vpsde["beta_min"].item(), vpsde["beta_max"].item())
+)
 
 
 def test_vp_kernel():
     t, noise = vpsde["t"], vpsde["eps"][..., None]
     p = vp_d.perturb(vpsde["x0"], t, noise)
     assert_close(vp_d.schedule.beta(t), vpsde["beta"], rtol=1e-12, atol=0)
-    assert_close(phi(vp(), vp_d.schedule.B(t))[:, 0, 0], vpsde["mean_coef"], rtol=1e-12, atol=0)
+    assert_close(
+        phi(vp(), vp_d.schedule.B(t))[:, 0, 0], vpsde["mean_coef"], rtol=1e-12, atol=0
+    )
     assert_close(p.L.flatten(), vpsde["std"], rtol=1e-10, atol=0)
     assert_close(p.z[..., 0], vpsde["xt"], rtol=1e-12, atol=1e-12)
-    assert_close(eps_to_score(vp_d, noise, t)[..., 0], vpsde["score"], rtol=1e-9, atol=1e-9)
-    assert_close(score_to_eps(vp_d, vpsde["score"][..., None], t), noise, rtol=1e-9, atol=1e-9)
-    assert_close(act(vp_d.F(t)[:, None, None, None], vpsde["x0"][..., None])[..., 0], vpsde["drift_x0"], rtol=1e-12, atol=1e-12)
+    assert_close(
+        eps_to_score(vp_d, noise, t)[..., 0], vpsde["score"], rtol=1e-9, atol=1e-9
+    )
+    assert_close(
+        score_to_eps(vp_d, vpsde["score"][..., None], t), noise, rtol=1e-9, atol=1e-9
+    )
+    assert_close(
+        act(vp_d.F(t)[:, None, None, None], vpsde["x0"][..., None])[..., 0],
+        vpsde["drift_x0"],
+        rtol=1e-12,
+        atol=1e-12,
+    )
     assert_close(vp_d.G(t).flatten(), vpsde["diffusion"], rtol=1e-12, atol=0)
 
 
 def test_vp_likelihood_weight_is_beta_on_the_score():
     "Our weight acts on the error of the noise: β/σ²."
     W = likelihood_weight(vp_d, vpsde["t"], vpsde["eps"][..., None]).flatten()
-    assert_close(W * vpsde["std"] ** 2, vpsde["likelihood_weighting"], rtol=1e-9, atol=0)
+    assert_close(
+        W * vpsde["std"] ** 2, vpsde["likelihood_weighting"], rtol=1e-9, atol=0
+    )
 
 
 def test_vp_reverse():
     t, z = vpsde["rev_t"], vpsde["rev_x"][..., None]
-    S = GaussianScore(vp_d, torch.full(z.shape[1:-1], vpsde["rev_mu0"].item()), torch.full(z.shape[1:-1], vpsde["rev_s0"].item() ** 2))
-    for u in (t, 1 - t):                                         # the reference counts time backwards
-        if torch.allclose(-vp_d.flow(z, S(z, u), u)[..., 0], vpsde["rev_drift_pf_f64"], rtol=1e-6, atol=1e-6): break
-    assert_close(-vp_d.flow(z, S(z, u), u)[..., 0], vpsde["rev_drift_pf_f64"], rtol=1e-7, atol=1e-7)
-    assert_close(-vp_d.reverse_drift(z, S(z, u), u)[..., 0], vpsde["rev_drift_sde_f64"], rtol=1e-7, atol=1e-7)
+    S = GaussianScore(
+        vp_d,
+        torch.full(z.shape[1:-1], vpsde["rev_mu0"].item()),
+        torch.full(z.shape[1:-1], vpsde["rev_s0"].item() ** 2),
+    )
+    for u in (t, 1 - t):  # the reference counts time backwards
+        if torch.allclose(
+            -vp_d.flow(z, S(z, u), u)[..., 0],
+            vpsde["rev_drift_pf_f64"],
+            rtol=1e-6,
+            atol=1e-6,
+        ):
+            break
+    assert_close(
+        -vp_d.flow(z, S(z, u), u)[..., 0],
+        vpsde["rev_drift_pf_f64"],
+        rtol=1e-7,
+        atol=1e-7,
+    )
+    assert_close(
+        -vp_d.reverse_drift(z, S(z, u), u)[..., 0],
+        vpsde["rev_drift_sde_f64"],
+        rtol=1e-7,
+        atol=1e-7,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------------------- clocks
-@pytest.mark.parametrize("name, schedule", [("linear_-7_3", LinearGamma(-7., 3.)), ("linear_cap", LinearGamma(-13.3, 5., clip=(-7., 3.))),
-                                            ("vp_0.1_20", LinearBeta(.1, 20.)), ("cosine_0.008", Cosine(.008, B_max=60.))])
+@pytest.mark.parametrize(
+    "name, schedule",
+    [
+        ("linear_-7_3", LinearGamma(-7.0, 3.0)),
+        ("linear_cap", LinearGamma(-13.3, 5.0, clip=(-7.0, 3.0))),
+        ("vp_0.1_20", LinearBeta(0.1, 20.0)),
+        ("cosine_0.008", Cosine(0.008, B_max=60.0)),
+    ],
+)
 def test_clocks(name, schedule):
-    t, want = gud["t"], {k: gud[f"{name}/{k}"] for k in ("gamma", "beta", "alpha", "sigma")}
+    t, want = (
+        gud["t"],
+        {k: gud[f"{name}/{k}"] for k in ("gamma", "beta", "alpha", "sigma")},
+    )
     fine = want["gamma"].isfinite() & want["beta"].isfinite() & (want["beta"] < 1e6)
     assert fine.sum() >= 18
     assert_close(schedule.gamma(t)[fine], want["gamma"][fine], rtol=1e-9, atol=1e-9)
-    assert_close(torch.exp(-schedule.B(t) / 2)[fine], want["alpha"][fine], rtol=1e-9, atol=1e-9)
+    assert_close(
+        torch.exp(-schedule.B(t) / 2)[fine], want["alpha"][fine], rtol=1e-9, atol=1e-9
+    )
     kink = torch.zeros_like(fine)
-    for b in schedule.breakpoints: kink |= (t - b).abs() < 1e-9            # there the reference halves β
-    assert_close(schedule.beta(t)[fine & ~kink], want["beta"][fine & ~kink], rtol=1e-8, atol=1e-8)
+    for b in schedule.breakpoints:
+        kink |= (t - b).abs() < 1e-9  # there the reference halves β
+    assert_close(
+        schedule.beta(t)[fine & ~kink], want["beta"][fine & ~kink], rtol=1e-8, atol=1e-8
+    )
 
 
 def soft(softness, clip=False):
@@ -166,25 +276,41 @@ def soft(softness, clip=False):
     return soft_conditioning(gud["variances"], 1 / softness, whitened=True, clip=clip)
 
 
-columns = sequential(-torch.arange(4.).repeat(4), .5, -13., 5.)          # the reference computes these in float32
+columns = sequential(
+    -torch.arange(4.0).repeat(4), 0.5, -13.0, 5.0
+)  # the reference computes these in float32
 
 
-@pytest.mark.parametrize("name, schedule, tol", [("soft_0.5", soft(.5), 1e-9), ("soft_1.0", soft(1.), 1e-9),
-                                                 ("soft_0.5_clip", soft(.5, clip=True), 1e-9), ("column_4x4_2.0", columns, 3e-6)])
+@pytest.mark.parametrize(
+    "name, schedule, tol",
+    [
+        ("soft_0.5", soft(0.5), 1e-9),
+        ("soft_1.0", soft(1.0), 1e-9),
+        ("soft_0.5_clip", soft(0.5, clip=True), 1e-9),
+        ("column_4x4_2.0", columns, 3e-6),
+    ],
+)
 def test_component_clocks(name, schedule, tol):
     t, gamma, beta = gud["t"], gud[f"{name}/gamma"], gud[f"{name}/beta"]
     assert schedule.shape == (16,) and schedule.gamma(t).shape == gamma.shape
     assert_close(schedule.gamma(t), gamma, rtol=0, atol=tol)
-    kink = torch.zeros_like(gamma).bool()                                  # a component at one of its bounds: there the reference halves β
+    kink = torch.zeros_like(
+        gamma
+    ).bool()  # a component at one of its bounds: there the reference halves β
     for bound in schedule.clip or ():
         kink |= ((gamma - torch.as_tensor(bound)).abs() < 1e-5) & (schedule.beta(t) > 0)
-    assert kink.float().mean() < .1
+    assert kink.float().mean() < 0.1
     assert_close(schedule.beta(t)[~kink], beta[~kink], rtol=tol, atol=tol)
 
 
 def test_unwhitened_soft_conditioning_is_the_whitened_reference_shifted():
     "The same SNRs in either scale; a = 1 is one clock for all."
     v, t = gud["variances"], gud["t"]
-    assert_close(soft_conditioning(v, 2.).gamma(t) - v.log(), gud["soft_0.5/gamma"], rtol=0, atol=1e-9)
-    standard = soft_conditioning(v, 1.).gamma(t)
+    assert_close(
+        soft_conditioning(v, 2.0).gamma(t) - v.log(),
+        gud["soft_0.5/gamma"],
+        rtol=0,
+        atol=1e-9,
+    )
+    standard = soft_conditioning(v, 1.0).gamma(t)
     assert_close(standard, standard[:, :1].expand(-1, 16), rtol=0, atol=1e-12)

@@ -7,6 +7,7 @@ Markdown cells go over word for word, code cells as python blocks, what they pri
 Links and pictures that are relative to nbs/ are made relative to the README. Left out: cells flagged `#| hide` or `#| include: false`,
 the code of cells flagged `#| echo: false`, the outputs of those flagged `#| output: false`.
 """
+
 import base64, json, posixpath, re, sys
 from pathlib import Path
 
@@ -23,16 +24,23 @@ def text(lines) -> str:
 def directives(source: str) -> tuple[dict, str]:
     "The `#|` lines at the head of a code cell, as a dict, and the code below them."
     lines, n = source.splitlines(), 0
-    while n < len(lines) and (not lines[n].strip() or DIRECTIVE.match(lines[n])): n += 1
-    return {m[1]: m[2] for line in lines[:n] if (m := DIRECTIVE.match(line))}, "\n".join(lines[n:])
+    while n < len(lines) and (not lines[n].strip() or DIRECTIVE.match(lines[n])):
+        n += 1
+    return {
+        m[1]: m[2] for line in lines[:n] if (m := DIRECTIVE.match(line))
+    }, "\n".join(lines[n:])
 
 
 def relink(markdown: str, folder: str) -> str:
     "Relative links in `markdown`, which stands in `folder`, made relative to the folder above; fenced code is left alone."
-    def move(m): return m[1] + posixpath.normpath(posixpath.join(folder, m[2]))
+
+    def move(m):
+        return m[1] + posixpath.normpath(posixpath.join(folder, m[2]))
+
     lines, fenced = [], False
     for line in markdown.splitlines():
-        if FENCE.match(line): fenced = not fenced
+        if FENCE.match(line):
+            fenced = not fenced
         lines.append(line if fenced else LINK.sub(move, line))
     return "\n".join(lines)
 
@@ -46,8 +54,10 @@ def outputs(cell: dict, pictures: dict) -> list[str]:
             path = f"README_files/{len(pictures)}.png"
             pictures[path] = base64.b64decode(text(data["image/png"]))
             parts.append(f"![]({path})")
-        elif "text/markdown" in data: parts.append(text(data["text/markdown"]).strip("\n"))
-        elif plain := text(out.get("text", data.get("text/plain", ""))).strip("\n"): parts.append(f"```text\n{plain}\n```")
+        elif "text/markdown" in data:
+            parts.append(text(data["text/markdown"]).strip("\n"))
+        elif plain := text(out.get("text", data.get("text/plain", ""))).strip("\n"):
+            parts.append(f"```text\n{plain}\n```")
     return parts
 
 
@@ -56,21 +66,36 @@ def render(notebook: Path) -> dict[str, bytes]:
     parts, pictures = [], {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = text(cell["source"]).strip("\n")
-        if cell["cell_type"] == "markdown": parts.append(relink(source, notebook.parent.name))
-        if cell["cell_type"] != "code": continue
+        if cell["cell_type"] == "markdown":
+            parts.append(relink(source, notebook.parent.name))
+        if cell["cell_type"] != "code":
+            continue
         flags, code = directives(source)
-        if "hide" in flags or flags.get("include") == "false" or "default_exp" in flags: continue
-        if code and flags.get("echo") != "false": parts.append(f"```python\n{code}\n```")
-        if flags.get("output") != "false": parts += outputs(cell, pictures)
+        if "hide" in flags or flags.get("include") == "false" or "default_exp" in flags:
+            continue
+        if code and flags.get("echo") != "false":
+            parts.append(f"```python\n{code}\n```")
+        if flags.get("output") != "false":
+            parts += outputs(cell, pictures)
     note = f"<!-- made by tools/readme.py from {notebook.parent.name}/{notebook.name}: edit that -->"
-    return {"README.md": ("\n\n".join([p for p in parts if p] + [note]) + "\n").encode(), **pictures}
+    return {
+        "README.md": ("\n\n".join([p for p in parts if p] + [note]) + "\n").encode(),
+        **pictures,
+    }
 
 
 def stale(root: Path) -> list[str]:
     "The files of the README that are missing, differ, or are no longer made."
     made, folder = render(root / "nbs" / "index.ipynb"), root / "README_files"
     old = {f"README_files/{p.name}" for p in folder.glob("*")} - made.keys()
-    return sorted(old | {name for name, data in made.items() if not (root / name).is_file() or (root / name).read_bytes() != data})
+    return sorted(
+        old
+        | {
+            name
+            for name, data in made.items()
+            if not (root / name).is_file() or (root / name).read_bytes() != data
+        }
+    )
 
 
 def write(root: Path):
@@ -78,11 +103,19 @@ def write(root: Path):
     made = render(root / "nbs" / "index.ipynb")
     for name in stale(root):
         (root / name).parent.mkdir(exist_ok=True)
-        if name in made: (root / name).write_bytes(made[name])
-        else: (root / name).unlink()
+        if name in made:
+            (root / name).write_bytes(made[name])
+        else:
+            (root / name).unlink()
 
 
 if __name__ == "__main__":
     root = Path(__file__).resolve().parents[1]
-    if "--check" in sys.argv: sys.exit("".join(f"{name} is not what nbs/index.ipynb gives\n" for name in stale(root)) or 0)
+    if "--check" in sys.argv:
+        sys.exit(
+            "".join(
+                f"{name} is not what nbs/index.ipynb gives\n" for name in stale(root)
+            )
+            or 0
+        )
     write(root)
