@@ -3,7 +3,7 @@
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 
-import house, yaml
+import style, yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 QUARTO = '#!/bin/sh\necho "$@" >> "$QUARTO_LOG"\nmkdir -p _docs\n'
@@ -45,7 +45,7 @@ def make_site(site: Path):
 
 def test_pages_can_be_made(tmp_path):
     make_site(tmp_path)
-    pages, books = tmp_path / "_proc", house.notebooks(ROOT)
+    pages, books = tmp_path / "_proc", style.notebooks(ROOT)
     assert (tmp_path / "quarto.log").read_text() == "render --no-cache\n"
     assert (tmp_path / "README.md").read_text() == "ours"
 
@@ -59,10 +59,10 @@ def test_pages_can_be_made(tmp_path):
         and quarto["format"]["html"]["html-math-method"] == "mathml"
     )
     assert (pages / quarto["format"]["html"]["css"]).is_file()
-    assert made["website"]["title"] == house.settings(ROOT)["title"]
+    assert made["website"]["title"] == style.settings(ROOT)["title"]
     names = [b.path.name for b in books]
     assert sidebar["website"]["sidebar"]["contents"] == names[-1:] + names[:-1], (
-        "the index first, then the rooms in their order"
+        "the index first, then the notebooks in their order"
     )
 
     for book in books:
@@ -79,7 +79,7 @@ def test_pages_can_be_made(tmp_path):
             if {"export", "exports"} & c.flags.keys() and "hide" not in c.flags
         ):
             for name in (
-                n.name for n in house.defined(cell) if not n.name.startswith("_")
+                n.name for n in style.defined(cell) if not n.name.startswith("_")
             ):
                 assert any(f"show_doc({name})" in c for c in cells), (
                     f"{cell.where}: {name} is on no page"

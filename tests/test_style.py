@@ -1,14 +1,14 @@
-"""The rules of the house hold for this project, and each of them fails on a small project made to break it."""
+"""The style rules hold for this project, and each of them fails on a small project made to break it."""
 
 import base64, json, shutil, subprocess, sys
 from pathlib import Path
 
-import house, pytest, readme
+import style, pytest, readme
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("rule", house.RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", style.RULES, ids=lambda rule: rule.__name__)
 def test_rule_holds(rule):
     complaints = rule(ROOT)
     assert not complaints, "\n".join([rule.__doc__, *complaints])
@@ -16,17 +16,17 @@ def test_rule_holds(rule):
 
 def test_every_rule_is_documented_and_seen_to_fail():
     tested = Path(__file__).read_text(encoding="utf-8")
-    for rule in house.RULES + house.ADVICE:
+    for rule in style.RULES + style.ADVICE:
         assert rule.__doc__
-        assert f"house.{rule.__name__}" in tested, (
+        assert f"style.{rule.__name__}" in tested, (
             f"no test shows {rule.__name__} failing"
         )
 
 
-# A project in small: two rooms, the second on top of the first, and an index
+# A project in small: two notebooks, the second on top of the first, and an index
 
 ONE = [
-    "# One\n\n> The first room",
+    "# One\n\n> The first notebook",
     "#| default_exp one",
     "#| export\nimport math",
     """#| export
@@ -37,7 +37,7 @@ def area(r: float,  # radius, at least 0
     "assert area(1) == area(-1) > 3",
 ]
 TWO = [
-    "# Two\n\n> The second room",
+    "# Two\n\n> The second notebook",
     "#| default_exp two",
     "#| export\nfrom gud_nb.one import area",
     """#| export
@@ -123,7 +123,7 @@ def found(rule, project, *words):
 
 
 @pytest.mark.parametrize(
-    "rule", house.RULES + house.ADVICE, ids=lambda rule: rule.__name__
+    "rule", style.RULES + style.ADVICE, ids=lambda rule: rule.__name__
 )
 def test_small_project_is_in_order(rule, pattern):
     assert rule(pattern) == []
@@ -131,27 +131,27 @@ def test_small_project_is_in_order(rule, pattern):
 
 def test_module_edited_by_hand(project):
     edit(project / "gud_nb/one.py", "math.pi", "3.14")
-    found(house.export_in_sync, project, "gud_nb/one.py", "nbdev_export")
+    found(style.export_in_sync, project, "gud_nb/one.py", "nbdev_export")
 
 
 def test_module_without_notebook(project):
     (project / "gud_nb/three.py").write_text("x = 1\n")
-    found(house.export_in_sync, project, "gud_nb/three.py", "delete it")
+    found(style.export_in_sync, project, "gud_nb/three.py", "delete it")
 
 
 def test_stale_index_of_names(project):
     edit(project / "gud_nb/_modidx.py", "gud_nb.one.area", "gud_nb.one.aera")
-    found(house.export_in_sync, project, "_modidx.py")
+    found(style.export_in_sync, project, "_modidx.py")
 
 
 def test_version_forgotten(project):
     edit(project / "settings.ini", "version = ", "version = 9.")
-    found(house.version_matches, project, "9.")
+    found(style.version_matches, project, "9.")
 
 
 def test_version_absent(project):
     (project / "gud_nb/__init__.py").unlink()
-    found(house.version_matches, project, "missing")
+    found(style.version_matches, project, "missing")
 
 
 @pytest.mark.parametrize(
@@ -163,25 +163,25 @@ def test_version_absent(project):
 )
 def test_notebook_not_clean(project, old, new):
     edit(project / "nbs/01_two.ipynb", old, new)
-    found(house.notebooks_clean, project, "01_two.ipynb", "nbdev_clean")
+    found(style.notebooks_clean, project, "01_two.ipynb", "nbdev_clean")
 
 
 @pytest.mark.parametrize(
     "title",
     [
-        "# One\n\n> The first room\n\nand a sentence that the pages would lose",
+        "# One\n\n> The first notebook\n\nand a sentence that the pages would lose",
         "# One",
         "Read this first.",
     ],
 )
 def test_title_not_alone(project, title):
     write(project, "00_one", [title, *ONE[1:]])
-    found(house.first_cells, project, "00_one.ipynb", "> description")
+    found(style.first_cells, project, "00_one.ipynb", "> description")
 
 
 def test_export_to_nowhere(project):
     write(project, "00_one", [ONE[0], *ONE[2:]])
-    found(house.first_cells, project, "default_exp")
+    found(style.first_cells, project, "default_exp")
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ def test_export_to_nowhere(project):
         "%matplotlib inline\nfrom gud_nb.two import *",
     ],
 )
-def test_import_of_a_later_room(project, line):
+def test_import_of_a_later_notebook(project, line):
     write(project, "00_one", [*ONE, line])
     found(
-        house.import_order,
+        style.import_order,
         project,
         "00_one.ipynb, cell 5",
         "gud_nb.two",
@@ -207,40 +207,40 @@ def test_import_of_a_later_room(project, line):
 
 def test_import_of_its_own_module(project):
     write(project, "01_two", [*TWO, "from gud_nb.two import ball"])
-    found(house.import_order, project, "01_two.ipynb", "gud_nb.two")
+    found(style.import_order, project, "01_two.ipynb", "gud_nb.two")
 
 
-def test_import_of_no_room(project):
+def test_import_of_no_notebook(project):
     write(project, "01_two", [*TWO, "from gud_nb.three import cube"])
-    found(house.import_order, project, "no notebook exports")
+    found(style.import_order, project, "no notebook exports")
 
 
 def test_number_used_twice(project):
     write(project, "01_again", [ONE[0], "1"])
-    found(house.import_order, project, "01_again.ipynb", "01_two.ipynb", "same number")
+    found(style.import_order, project, "01_again.ipynb", "01_two.ipynb", "same number")
 
 
 def test_long_cell(project):
     body = [
         "#| export",
         "def long(x):",
-        *[f"    x = x + {i}" for i in range(house.MAX_LINES - 2)],
+        *[f"    x = x + {i}" for i in range(style.MAX_LINES - 2)],
         "    return x",
     ]
     write(project, "00_one", [*ONE, "\n".join(body)])
-    assert house.cell_length(project) == []
+    assert style.cell_length(project) == []
     write(project, "00_one", [*ONE, "\n".join([*body[:-1], "    x = 0", body[-1]])])
-    found(house.cell_length, project, "00_one.ipynb, cell 5", "41 lines")
+    found(style.cell_length, project, "00_one.ipynb, cell 5", "41 lines")
 
 
 def test_imports_among_code(project):
     write(project, "00_one", [*ONE, "#| export\nimport os\nhere = os.curdir"])
-    found(house.imports_alone, project, "cell 5", "of their own")
+    found(style.imports_alone, project, "cell 5", "of their own")
 
 
 def test_star_import(project):
     write(project, "00_one", [*ONE, "#| export\nfrom math import *"])
-    found(house.imports_alone, project, "cell 5", "star import")
+    found(style.imports_alone, project, "cell 5", "star import")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_star_import(project):
 )
 def test_exported_name_bound_again(project, line):
     write(project, "00_one", [*ONE, line])
-    found(house.names_bound_once, project, "area", "cell 5")
+    found(style.names_bound_once, project, "area", "cell 5")
 
 
 @pytest.mark.parametrize(
@@ -269,12 +269,12 @@ def test_exported_name_bound_again(project, line):
 )
 def test_name_in_a_scope_of_its_own_is_free(project, line):
     write(project, "00_one", [*ONE, line])
-    assert house.names_bound_once(project) == []
+    assert style.names_bound_once(project) == []
 
 
 def test_export_never_shown(project):
     write(project, "00_one", [*ONE[:-1], "surface = 3"])
-    found(house.exports_shown, project, "area", "show it")
+    found(style.exports_shown, project, "area", "show it")
 
 
 def test_undocumented_export(project):
@@ -283,7 +283,7 @@ def test_undocumented_export(project):
         "00_one",
         [*ONE[:3], ONE[3].replace('    "The area of a disc."\n', ""), ONE[4]],
     )
-    found(house.documented, project, "area", "docstring")
+    found(style.documented, project, "area", "docstring")
 
 
 def picture(size: int) -> dict:
@@ -301,33 +301,33 @@ def stream(text: str) -> dict:
 @pytest.mark.parametrize(
     "output,word",
     [
-        (picture(house.MAX_PICTURE + 1024), "61 KB"),
+        (picture(style.MAX_PICTURE + 1024), "61 KB"),
         (stream(" 37%|███▋      | 37/100 [00:01<00:02]"), "progress bar"),
         (stream("loss 0.3, 12.5it/s"), "timing"),
         (dict(output_type="error", ename="E", evalue="", traceback=[]), "error"),
     ],
 )
 def test_noisy_output(project, output, word):
-    write(project, "00_one", ONE, [picture(house.MAX_PICTURE)])
-    assert house.outputs_quiet(project) == []
+    write(project, "00_one", ONE, [picture(style.MAX_PICTURE)])
+    assert style.outputs_quiet(project) == []
     write(project, "00_one", ONE, [output])
-    found(house.outputs_quiet, project, "00_one.ipynb, cell 4", word)
+    found(style.outputs_quiet, project, "00_one.ipynb, cell 4", word)
 
 
 def test_path_of_a_machine(project):
     here = "/" + "home/somebody/data"
     write(project, "00_one", [*ONE, f"open('{here}')"])
-    found(house.speaks_of_itself, project, "cell 5", here)
+    found(style.speaks_of_itself, project, "cell 5", here)
     write(project, "00_one", ONE, [stream(f"{here}/x.py:3: UserWarning\n")])
-    found(house.speaks_of_itself, project, "output", here)
+    found(style.speaks_of_itself, project, "output", here)
     write(project, "00_one", ONE)
     (project / "NOTES.md").write_text(f"see {here}")
-    found(house.speaks_of_itself, project, "NOTES.md")
+    found(style.speaks_of_itself, project, "NOTES.md")
 
 
 def test_readme_edited_by_hand(project):
     edit(project / "README.md", "# Small", "# Smaller")
-    found(house.readme_in_sync, project, "README.md", "tools/readme.py")
+    found(style.readme_in_sync, project, "README.md", "tools/readme.py")
 
 
 @pytest.mark.parametrize(
@@ -340,20 +340,20 @@ def test_readme_edited_by_hand(project):
 )
 def test_index_changed_alone(project, cells):
     write(project, "index", cells)
-    found(house.readme_in_sync, project, "README.md")
+    found(style.readme_in_sync, project, "README.md")
 
 
 def test_dead_link(project):
     write(
         project, "01_two", [*TWO, "Read [on](02_three.ipynb#next), or `[not](this)`."]
     )
-    found(house.links_resolve, project, "02_three.ipynb", "does not exist")
+    found(style.links_resolve, project, "02_three.ipynb", "does not exist")
 
 
 def test_quarto_file_copied(project):
     (project / "nbs/_quarto.yml").unlink()
     shutil.copy(project / "_quarto.yml", project / "nbs")
-    found(house.quarto_linked, project, "symbolic link")
+    found(style.quarto_linked, project, "symbolic link")
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_quarto_file_copied(project):
 )
 def test_lint(project, code, word):
     (project / "gud_nb/one.py").write_text(code + "\n")
-    found(house.lint, project, "gud_nb/one.py", word)
+    found(style.lint, project, "gud_nb/one.py", word)
 
 
 @pytest.mark.parametrize(
@@ -382,19 +382,19 @@ def test_lint(project, code, word):
 )
 def test_pickle(project, code):
     (project / "gud_nb/one.py").write_text(code + "\n")
-    found(house.nothing_pickled, project, "gud_nb/one.py")
+    found(style.nothing_pickled, project, "gud_nb/one.py")
 
 
 def test_lost_backslash(project):
     write(project, "01_two", [*TWO, "Read $a\text{ and }b$"])
-    found(house.no_control_characters, project, "01_two.ipynb", "backslash")
+    found(style.no_control_characters, project, "01_two.ipynb", "backslash")
 
 
 def test_undeclared_import(project):
     (project / "gud_nb/one.py").write_text(
         "import sklearn, json\ndef f(): import nbdev\n"
     )
-    found(house.imports_declared, project, "nbdev", "line 2")
+    found(style.imports_declared, project, "nbdev", "line 2")
 
 
 @pytest.mark.parametrize(
@@ -408,14 +408,14 @@ def test_undeclared_import(project):
 def test_heavy_import(project, code, word):
     with open(project / "gud_nb/one.py", "a") as file:
         file.write(code + "\n")
-    assert any(word in complaint for complaint in house.import_is_light(project))
+    assert any(word in complaint for complaint in style.import_is_light(project))
 
 
 def test_slow_import(project):
     with open(project / "gud_nb/one.py", "a") as file:
         file.write("import time\ntime.sleep(.4)\n")
-    assert not house.import_is_light(project) and any(
-        "on top of torch" in said for said in house.import_time(project)
+    assert not style.import_is_light(project) and any(
+        "on top of torch" in said for said in style.import_time(project)
     )
 
 
@@ -428,26 +428,26 @@ def test_parameter_not_described(project):
         "00_one",
         [*ONE[:3], ONE[3].replace("  # radius, at least 0", ""), ONE[4]],
     )
-    found(house.parameters_described, project, "area says nothing of r")
+    found(style.parameters_described, project, "area says nothing of r")
 
 
 def test_shown_far_away(project):
     write(project, "00_one", [*ONE[:4], *["# A heading"] * 2, ONE[4]])
-    assert house.shown_nearby(project) == []
+    assert style.shown_nearby(project) == []
     write(project, "00_one", [*ONE[:4], *["# A heading"] * 3, ONE[4]])
-    found(house.shown_nearby, project, "00_one.ipynb, cell 3", "area")
+    found(style.shown_nearby, project, "00_one.ipynb, cell 3", "area")
 
 
 def test_large_notebook(project):
     write(project, "00_one", [*ONE, *["1"] * 80])
-    found(house.notebook_size, project, "1 names from 85 cells")
+    found(style.notebook_size, project, "1 names from 85 cells")
 
 
 def test_long_line(project):
     write(project, "00_one", [*ONE, f"x = '{'a' * 134}'"])
-    assert house.long_lines(project) == []
+    assert style.long_lines(project) == []
     write(project, "00_one", [*ONE, f"x = '{'a' * 135}'"])
-    found(house.long_lines, project, "00_one.ipynb, cell 5", "141 characters")
+    found(style.long_lines, project, "00_one.ipynb, cell 5", "141 characters")
 
 
 # README.md from the index

@@ -1,10 +1,10 @@
-"""The rules of the house, each a function from the project's folder to a list of complaints.
+"""The style rules, each a function from the project's folder to a list of complaints.
 
-    python tools/house.py              prints every complaint, exits with 1 if there is one
-    python tools/house.py --advice     prints also what is only advised
-    python tools/house.py --list       prints the rules and the advice
+    python tools/style.py              prints every complaint, exits with 1 if there is one
+    python tools/style.py --advice     prints also what is only advised
+    python tools/style.py --list       prints the rules and the advice
 
-A complaint says where, what was found and what to do. `tests/test_house.py` runs every rule on this project, and shows each one
+A complaint says where, what was found and what to do. `tests/test_style.py` runs every rule on this project, and shows each one
 failing on a project made to break it.
 """
 
