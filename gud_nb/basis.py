@@ -312,7 +312,7 @@ def component_moments(
     variances = sum((y - mean).square().sum(0) for y in _pieces(x, batch)) / len(x)
     return mean.reshape(x.shape[1:]), variances.reshape(x.shape[1:])
 
-# %% ../nbs/04_basis.ipynb #by2sn5lx
+# %% ../nbs/04_basis.ipynb #8tqptrsj
 def _floored(variances: Tensor, floor: float, what: str) -> Tensor:
     "Variances, the small ones raised to `floor` times the largest, with a warning."
     low = floor * variances.max()
@@ -329,7 +329,7 @@ def _floored(variances: Tensor, floor: float, what: str) -> Tensor:
         )
     return variances.clamp(min=low)
 
-# %% ../nbs/04_basis.ipynb #sewojhxt
+# %% ../nbs/04_basis.ipynb #e1u4fckc
 @dataclass(frozen=True, eq=False)
 class Principal:
     "The leading principal components of data, and how much variance there is in all."
@@ -347,23 +347,53 @@ class Principal:
         return left / (d - rank) if rank < d else 0.0
 
 
-def _leading(x: Tensor, mean: Tensor, rank: int, tol: float) -> tuple[Tensor, Tensor]:
-    "Leading variances and vectors by subspace iteration, a pass over the data a step."
-    block, g = min(len(mean), rank + 10 + rank // 4), torch.Generator().manual_seed(0)
-    Z = torch.randn(len(mean), block, generator=g, dtype=torch.float64).to(mean.device)
-    last = torch.full((rank,), torch.inf, dtype=torch.float64, device=mean.device)
-    for _ in range(100):
-        Q = torch.linalg.qr(Z).Q
+def _krylov(x: Tensor, mean: Tensor, Q: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    "Ritz values and vectors, rising, of the covariance in the space of Q, CQ, C²Q, ..."
+    blocks, products = [Q], []
+    while True:
         centred = (y - mean for y in _pieces(x))
-        Z = sum(y.mT @ (y @ Q) for y in centred) / len(x)
-        values, V = torch.linalg.eigh(Q.mT @ Z)
-        values, V = values.flip(0)[:rank].clamp(min=0), V.flip(1)[:, :rank]
+        products.append(sum(y.mT @ (y @ blocks[-1]) for y in centred) / len(x))
+        S = torch.cat(blocks, 1)
+        if len(blocks) == depth:
+            break
+        new = products[-1]
+        for _ in range(2):  # again, for what rounding left
+            new = torch.linalg.qr(new - S @ (S.mT @ new)).Q
+        blocks.append(new)
+    H = S.mT @ torch.cat(products, 1)
+    values, V = torch.linalg.eigh((H + H.mT) / 2)
+    return values, S @ V
+
+
+def _leading(x: Tensor, mean: Tensor, rank: int, tol: float) -> tuple[Tensor, Tensor]:
+    "Leading variances and vectors by block Krylov iteration, restarted until they stay."
+    n, d = len(x), len(mean)
+    block = min(d, rank + 10)
+    depth = max(1, min(4, min(n, d) // block))
+    g = torch.Generator().manual_seed(0)
+    Q = torch.randn(d, block, generator=g, dtype=torch.float64).to(mean.device)
+    Q, last = torch.linalg.qr(Q).Q, torch.inf
+    for _ in range(50):
+        values, vectors = _krylov(x, mean, Q, depth)
+        Q = vectors[:, -block:]
+        values = values[-rank:].flip(0).clamp(min=0)
         if ((values - last).abs() <= tol * values + 1e-12 * values[0]).all():
             break
         last = values
-    return values, Q @ V
+    return values, Q[:, -rank:].flip(1)
 
-# %% ../nbs/04_basis.ipynb #bsj3g4l5
+
+def _by_gram(x: Tensor, mean: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    "Leading variances and vectors from the (n, n) matrix of inner products of the data."
+    x, columns = x.flatten(1), range(0, len(mean), 2048)
+    parts = ((x[:, i : i + 2048].double() - mean[i : i + 2048]) for i in columns)
+    values, V = torch.linalg.eigh(sum(y @ y.mT for y in parts) / len(x))
+    V = V.flip(1)[:, :rank]
+    parts = ((x[:, i : i + 2048].double() - mean[i : i + 2048]) for i in columns)
+    vectors = torch.linalg.qr(torch.cat([y.mT @ V for y in parts])).Q
+    return values.flip(0)[:rank].clamp(min=0), vectors
+
+# %% ../nbs/04_basis.ipynb #pq2flnyk
 def principal(
     x: Tensor,  # (n, *shape) data, n ≥ 2, real or integer
     rank: int,  # components wanted, 1 to d
@@ -371,12 +401,11 @@ def principal(
 ) -> Principal:
     "The leading principal components (covariance divided by n); memory grows as d·rank."
     mean, variances = component_moments(x)
-    d = mean.numel()
-    require(
-        1 <= rank <= d,
-        f"got rank={rank} for data of {d} numbers, want 1 to {d}",
-    )
-    if d <= 1024 or 2 * rank > d:
+    n, d = len(x), mean.numel()
+    require(1 <= rank <= d, f"got rank={rank}, want 1 to {d}: data of {d} numbers")
+    if rank < n <= min(d, 2048):
+        values, vectors = _by_gram(x, mean.flatten(), rank)
+    elif d <= 2048 or 4 * rank > d:
         values, vectors = torch.linalg.eigh(moments(x)[1])
         values = values.flip(0)[:rank].clamp(min=0)
         vectors = vectors.flip(1)[:, :rank].contiguous()
