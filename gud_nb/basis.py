@@ -20,52 +20,77 @@ from torch import Tensor
 from .core import Const, require
 
 # %% ../nbs/04_basis.ipynb #040005
-def _check_shape(what: str, x: Tensor, shape: tuple):
+def _checked(what: str, x: Tensor, shape: tuple):
+    "Refuse what has another shape, or is not floating point, with what to do."
     require(
         tuple(x.shape[1:]) == tuple(shape),
-        f"got {what} of shape {tuple(x.shape)}, want (batch, {', '.join(map(str, shape))})",
+        f"got {what} of shape {tuple(x.shape)}, "
+        f"want (batch, {', '.join(map(str, shape))})",
+    )
+    require(
+        x.is_floating_point(),
+        f"got {what} in {x.dtype}, want a floating point dtype: convert with .float() "
+        "or .double(), and bytes of images with gud_nb.data.normalise",
     )
 
 
 class Basis:
-    "A real orthonormal map from data `(batch, *data_shape)` to components `(batch, *shape)`."
+    "A real orthonormal map from data `(batch, *data_shape)` to components."
 
     data_shape: tuple  # of one datum
     shape: tuple  # of its components
-    places: Tensor | None = (
-        None  # (2, *shape) row and column of each component, where it has a place
-    )
-    frequencies: Tensor | None = (
-        None  # (2, *shape) vertical and horizontal cycles per pixel, where it has a frequency
-    )
-    log_volume = (
-        0.0  # log of the volume in data space that a unit of volume in components takes
-    )
+    # (2, *shape) row and column of each component, where it has a place
+    places: Tensor | None = None
+    # (2, *shape) vertical and horizontal cycles per pixel, where it has a frequency
+    frequencies: Tensor | None = None
+    # log of the volume in data space that a unit of volume in components takes
+    log_volume = 0.0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # (batch, *data_shape), checked
+    ) -> Tensor:  # (batch, *shape)
+        "The components of `x`; every basis defines it."
         raise NotImplementedError(f"{type(self).__name__} must define forward(x)")
 
-    def inverse(self, c: Tensor) -> Tensor:
+    def inverse(
+        self,
+        c: Tensor,  # (batch, *shape), checked
+    ) -> Tensor:  # (batch, *data_shape)
+        "The data with components `c`; every basis defines it."
         raise NotImplementedError(f"{type(self).__name__} must define inverse(c)")
 
-    def __call__(self, x: Tensor) -> Tensor:
-        "The components of `x`."
-        _check_shape("data", x, self.data_shape)
-        return self.forward(x)
+# %% ../nbs/04_basis.ipynb #04000a
+@patch
+def __call__(
+    self: Basis,
+    x: Tensor,  # (batch, *data_shape), floating point
+) -> Tensor:  # (batch, *shape), in the dtype of `x`
+    "The components of `x`."
+    _checked("data", x, self.data_shape)
+    return self.forward(x)
 
-    def inv(self, c: Tensor) -> Tensor:
-        "The data with components `c`."
-        _check_shape("components", c, self.shape)
-        return self.inverse(c)
 
-    rotation = property(
-        lambda self: self,
-        doc="the rotation in it, without scale or padding: its `inv` gives what a network looks at",
-    )
-    onto = property(
-        lambda self: prod(self.shape) == prod(self.data_shape),
-        doc="whether every vector of components belongs to some data",
-    )
+@patch
+def inv(
+    self: Basis,
+    c: Tensor,  # (batch, *shape), floating point
+) -> Tensor:  # (batch, *data_shape), in the dtype of `c`
+    "The data with components `c`."
+    _checked("components", c, self.shape)
+    return self.inverse(c)
+
+
+@patch(as_prop=True)
+def rotation(self: Basis) -> Basis:
+    "The rotation in it, without scale or padding; its `inv` makes a network's input."
+    return self
+
+
+@patch(as_prop=True)
+def onto(self: Basis) -> bool:
+    "Whether every vector of components belongs to some data."
+    return prod(self.shape) == prod(self.data_shape)
 
 # %% ../nbs/04_basis.ipynb #040007
 def _image(basis: Basis, *rows_columns: Tensor) -> Tensor:
@@ -74,30 +99,43 @@ def _image(basis: Basis, *rows_columns: Tensor) -> Tensor:
     return torch.stack([v[:, None].expand(basis.shape), h.expand(basis.shape)])
 
 
+class _SameShape(Basis):
+    "A basis whose components have the shape of the data."
+
+    @property
+    def shape(self) -> tuple:
+        "Shape of the components: that of the data."
+        return tuple(self.data_shape)
+
+
 @dataclass(frozen=True)
-class Pixel(Basis):
+class Pixel(_SameShape):
     "The identity: every pixel is a component."
 
     data_shape: tuple  # (C, H, W), or any shape
 
-    shape = property(lambda self: tuple(self.data_shape))
-    places = property(lambda self: _image(self, *map(torch.arange, self.shape[-2:])))
+    @property
+    def places(self) -> Tensor | None:
+        "(2, *shape) row and column of each pixel; None of data that are no image."
+        sides = self.shape[-2:]
+        return _image(self, *map(torch.arange, sides)) if len(sides) == 2 else None
 
-    def forward(self, x):
+    def forward(
+        self,
+        x: Tensor,  # (batch, *data_shape)
+    ) -> Tensor:  # the same tensor
+        "The data themselves."
         return x
 
-    def inverse(self, c):
-        return c
+    inverse = forward
 
 # %% ../nbs/04_basis.ipynb #040012
 def dct_matrix(
     n: int,  # number of samples
 ) -> Tensor:  # (n, n), rows are frequencies, float64
     "The orthonormal DCT-II matrix."
-    f, j = (
-        torch.arange(n, dtype=torch.float64)[:, None],
-        torch.arange(n, dtype=torch.float64),
-    )
+    j = torch.arange(n, dtype=torch.float64)
+    f = j[:, None]
     C = torch.cos(pi * f * (2 * j + 1) / (2 * n)) * (2 / n) ** 0.5
     C[0] /= 2**0.5
     return C
@@ -115,84 +153,140 @@ def _check_image(shape: tuple):
     )
 
 
+_FAST_SIDE = 128  # from this side on, fast transforms instead of matrices
+
+
+def _fast(x: Tensor) -> bool:
+    "Whether a fast transform pays for these images, and exists for their dtype."
+    return min(x.shape[-2:]) >= _FAST_SIDE and x.dtype in (torch.float32, torch.float64)
+
+# %% ../nbs/04_basis.ipynb #04000c
+@cache
+def _turns(n: int) -> Const:
+    "√(2/n) exp(iπk/2n) for k ≤ n/2 (√(1/n) for k = 0), as pairs of real numbers."
+    k = torch.arange(n // 2 + 1, dtype=torch.float64)
+    turns = torch.polar(torch.full_like(k, (2 / n) ** 0.5), pi * k / (2 * n))
+    turns[0] /= 2**0.5
+    return Const(torch.view_as_real(turns))
+
+
+def _fast_dct(x: Tensor) -> Tensor:
+    "Cosine coefficients along the last axis, by an FFT (Makhoul, 1980)."
+    n = x.shape[-1]
+    v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
+    c = torch.fft.rfft(v).conj() * torch.view_as_complex(_turns(n).like(x))
+    return torch.cat([c.real, c.imag[..., 1 : (n + 1) // 2].flip(-1)], -1)
+
+
+def _fast_idct(c: Tensor) -> Tensor:
+    "Samples along the last axis from cosine coefficients."
+    n = c.shape[-1]
+    mirrored = torch.cat([0 * c[..., :1], c[..., n - n // 2 :].flip(-1)], -1)
+    turns = torch.view_as_complex(_turns(n).like(c))
+    V = torch.complex(c[..., : n // 2 + 1].contiguous(), mirrored) / turns
+    v = torch.fft.irfft(V.conj(), n)
+    even, odd = v[..., : n - n // 2], v[..., n - n // 2 :].flip(-1)
+    pairs = torch.stack([even[..., : n // 2], odd], -1).flatten(-2)
+    return torch.cat([pairs, even[..., n // 2 :]], -1)
+
+# %% ../nbs/04_basis.ipynb #04000d
 @dataclass(frozen=True)
-class DCT(Basis):
-    "Orthonormal cosines over the last two axes; component [f, g] has vertical frequency f and horizontal frequency g."
+class DCT(_SameShape):
+    "Orthonormal cosines over the last two axes; [f, g] has vertical frequency f."
 
     data_shape: tuple  # (..., H, W)
 
     def __post_init__(self):
         _check_image(self.data_shape)
 
-    shape = property(lambda self: tuple(self.data_shape))
-    frequencies = property(
-        lambda self: _image(self, *(torch.arange(n) / (2 * n) for n in self.shape[-2:]))
-    )
-    _sides = property(lambda self: [_cosines(n) for n in self.data_shape[-2:]])
+    @property
+    def frequencies(self) -> Tensor:
+        "(2, *shape) vertical and horizontal cycles per pixel, float64."
+        return _image(self, *(torch.arange(n) / (2.0 * n) for n in self.shape[-2:]))
 
-    def forward(self, x):
+    @property
+    def _sides(self) -> list[Const]:
+        return [_cosines(n) for n in self.data_shape[-2:]]
+
+    def forward(
+        self,
+        x: Tensor,  # (batch, *data_shape)
+    ) -> Tensor:  # (batch, *shape)
+        "Cosine coefficients."
+        if _fast(x):
+            return _fast_dct(_fast_dct(x).mT).mT.contiguous()
         return self._sides[0].like(x) @ x @ self._sides[1].like(x).mT
 
-    def inverse(self, c):
+    def inverse(
+        self,
+        c: Tensor,  # (batch, *shape)
+    ) -> Tensor:  # (batch, *data_shape)
+        "Sums of cosines."
+        if _fast(c):
+            return _fast_idct(_fast_idct(c).mT).mT.contiguous()
         return self._sides[0].like(c).mT @ c @ self._sides[1].like(c)
 
 # %% ../nbs/04_basis.ipynb #040015
 @dataclass(frozen=True)
-class Fourier(Basis):
-    "Orthonormal real plane waves (Hartley) over the last two axes; component [f, g] has the frequencies of `numpy.fft.fft2`'s [f, g]."
+class Fourier(_SameShape):
+    "Orthonormal real plane waves (Hartley) over the last two axes, laid out as `fft2`."
 
     data_shape: tuple  # (..., H, W)
 
     def __post_init__(self):
         _check_image(self.data_shape)
 
-    shape = property(lambda self: tuple(self.data_shape))
-    frequencies = property(
-        lambda self: _image(
-            self, *(torch.fft.fftfreq(n, dtype=torch.float64) for n in self.shape[-2:])
-        )
-    )
+    @property
+    def frequencies(self) -> Tensor:
+        "(2, *shape) vertical and horizontal cycles per pixel, float64."
+        sides = self.shape[-2:]
+        f64 = torch.float64
+        return _image(self, *(torch.fft.fftfreq(n, dtype=f64) for n in sides))
 
-    def forward(self, x):
+    def forward(
+        self,
+        x: Tensor,  # (batch, *data_shape)
+    ) -> Tensor:  # (batch, *shape)
+        "Amplitudes of waves; the map is its own inverse."
         F = torch.fft.rfft2(x, norm="ortho")
-        left, mirrored = (
-            F.real - F.imag,
-            (F.real + F.imag)[..., 1 : (x.shape[-1] + 1) // 2].flip(-1),
-        )
+        mirrored = (F.real + F.imag)[..., 1 : (x.shape[-1] + 1) // 2].flip(-1)
         right = torch.cat([mirrored[..., :1, :], mirrored[..., 1:, :].flip(-2)], -2)
-        return torch.cat([left, right], -1)
+        return torch.cat([F.real - F.imag, right], -1)
 
     inverse = forward
 
 # %% ../nbs/04_basis.ipynb #040018
-def wavelet_matrix(
-    n: int,  # number of samples, even
-    name: str,  # an orthogonal wavelet of PyWavelets, as "haar", "db2", "sym4", "coif1"
-) -> Tensor:  # (n, n), n/2 averages above n/2 differences, float64
-    "One level of the periodic wavelet transform."
+def _filters(name: str) -> Tensor:
+    "(2, length) the two filters of an orthogonal wavelet of PyWavelets, float64."
     import pywt
 
     w = pywt.Wavelet(name)
     require(
         w.orthogonal,
-        f"got the wavelet {name!r}, which is not orthogonal: take one of the families haar, db, sym, coif",
+        f"got the wavelet {name!r}, which is not orthogonal: "
+        "take one of the families haar, db, sym, coif",
     )
+    return torch.tensor([w.dec_lo, w.dec_hi], dtype=torch.float64)
+
+
+def wavelet_matrix(
+    n: int,  # number of samples, even
+    name: str,  # an orthogonal wavelet of PyWavelets, as "haar", "db2", "sym4", "coif1"
+) -> Tensor:  # (n, n), n/2 averages above n/2 differences, float64
+    "One level of the periodic wavelet transform."
+    taps = _filters(name)
     require(n > 0 and n % 2 == 0, f"got {n} samples, want an even number")
-    k, j = torch.arange(n // 2)[:, None], torch.arange(w.dec_len)
-    taps = torch.tensor([w.dec_lo, w.dec_hi], dtype=torch.float64)[:, None].expand(
-        2, n // 2, -1
-    )
-    where = ((2 * k + w.dec_len // 2 - j) % n).expand(2, -1, -1)
-    W = (
-        torch.zeros(2, n // 2, n, dtype=torch.float64)
-        .scatter_add_(2, where, taps)
-        .reshape(n, n)
-    )
+    L = taps.shape[1]
+    where = (2 * torch.arange(n // 2)[:, None] + L // 2 - torch.arange(L)) % n
+    W = torch.zeros(2, n // 2, n, dtype=torch.float64)
+    taps = taps[:, None].expand(2, n // 2, -1)
+    W = W.scatter_add_(2, where.expand(2, -1, -1), taps).reshape(n, n)
     defect = torch.eye(n, dtype=torch.float64) - W.mT @ W
     worst = defect.abs().max()
     require(
         bool(worst < 1e-9),
-        f"got the wavelet {name!r}, which is orthogonal to {worst:.0e} only: take haar, or one of db, sym, coif",
+        f"got the wavelet {name!r}, which is orthogonal to {worst:.0e} only: "
+        "take haar, or one of db, sym, coif",
     )
     return W + W @ defect / 2
 
@@ -202,9 +296,39 @@ def _wavelets(n: int, name: str) -> Const:
     return Const(wavelet_matrix(n, name))
 
 # %% ../nbs/04_basis.ipynb #040021
+def _check_levels(shape: tuple, name: str, levels: int):
+    "Refuse more halvings than both sides allow, with the padding that would allow them."
+    require(levels >= 0, f"got levels={levels}, want 0 or more")
+    *rest, H, W = map(int, shape)
+    m, most = 2**levels, min((n & -n).bit_length() - 1 for n in (H, W))
+    padded = (*rest, -(-H // m) * m, -(-W // m) * m)
+    require(
+        levels <= most,
+        f"got images of {H}×{W} and {levels} levels, want sides that are multiples of "
+        f"2**{levels} = {m}: take at most {most}, or pad: "
+        f"Compose(Wavelet({padded}, {name!r}, {levels}), Pad({tuple(shape)}, {padded}))",
+    )
+
+
+def _haar_level(x: Tensor) -> Tensor:
+    "One level of Haar by sums and differences of neighbours, on even sides."
+    a, b = x[..., ::2, :], x[..., 1::2, :]
+    x = torch.cat([a + b, a - b], -2)
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.cat([a + b, a - b], -1) / 2
+
+
+def _haar_back(c: Tensor) -> Tensor:
+    "The samples of which `_haar_level` made `c`."
+    a, b = c.chunk(2, -1)
+    c = torch.stack([a + b, a - b], -1).flatten(-2)
+    a, b = c.chunk(2, -2)
+    return torch.stack([a + b, a - b], -2).flatten(-3, -2) / 2
+
+# %% ../nbs/04_basis.ipynb #04000e
 @dataclass(frozen=True)
-class Wavelet(Basis):
-    "Periodic orthogonal wavelets over the last two axes, laid out as one image of bands, averages in the top left corner."
+class Wavelet(_SameShape):
+    "Periodic orthogonal wavelets over the last two axes: bands, averages top left."
 
     data_shape: tuple  # (..., H, W), H and W multiples of 2**levels
     name: str  # an orthogonal wavelet of PyWavelets, as "haar", "db2", "sym4", "coif1"
@@ -212,45 +336,55 @@ class Wavelet(Basis):
 
     def __post_init__(self):
         _check_image(self.data_shape)
-        require(self.levels >= 0, f"got levels={self.levels}, want 0 or more")
-        *rest, H, W = map(int, self.data_shape)
-        m, most = (
-            2**self.levels,
-            min((n & -n).bit_length() - 1 for n in (H, W)),
-        )  # how often both sides can be halved
-        padded = (*rest, -(-H // m) * m, -(-W // m) * m)
-        require(
-            self.levels <= most,
-            f"got images of {H}×{W} and {self.levels} levels, want sides that are multiples of "
-            f"2**{self.levels} = {m}: take at most {most}, or pad: "
-            f"Compose(Wavelet({padded}, {self.name!r}, {self.levels}), Pad({tuple(self.data_shape)}, {padded}))",
-        )
-        self._filters()
+        _check_levels(self.data_shape, self.name, self.levels)
+        for j in range(self.levels):
+            self._matrices(j)  # made here, and with them checked
 
-    shape = property(lambda self: tuple(self.data_shape))
+    def _matrices(self, j: int) -> list[Const]:
+        "Those of level j for columns and rows."
+        return [_wavelets(n >> j, self.name) for n in self.data_shape[-2:]]
 
-    def _filters(self):
-        return [
-            [_wavelets(n >> j, self.name) for n in self.data_shape[-2:]]
-            for j in range(self.levels)
-        ]
+    def _corner(self, j: int) -> tuple:
+        "Where the averages of level j stand: an index."
+        H, W = self.data_shape[-2:]
+        return ..., slice(H >> j), slice(W >> j)
 
-    def forward(self, x):
-        for j, (R, C) in enumerate(self._filters()):
-            averages = x[..., : len(R.value), : len(C.value)]
-            bands = R.like(x) @ averages @ C.like(x).mT
-            if j == 0:
-                x = bands  # a new tensor, of which the next levels overwrite a corner
-            else:
-                averages.copy_(bands)
-        return x
+    def _level(self, x: Tensor, j: int, back: bool, fast: bool) -> Tensor:
+        "Level j on its corner, or back from it."
+        if fast:
+            return _haar_back(x) if back else _haar_level(x)
+        R, C = (side.like(x) for side in self._matrices(j))
+        return R.mT @ x @ C if back else R @ x @ C.mT
 
-    def inverse(self, c):
-        c = c.clone()
-        for R, C in reversed(self._filters()):
-            corner = c[..., : len(R.value), : len(C.value)]
-            corner.copy_(R.like(c).mT @ corner @ C.like(c))
-        return c
+# %% ../nbs/04_basis.ipynb #04000f
+@patch
+def forward(
+    self: Wavelet,
+    x: Tensor,  # (batch, *data_shape)
+) -> Tensor:  # (batch, *shape)
+    "Averages and differences, level by level."
+    fast = _fast(x) and self.name in ("haar", "db1")
+    for j in range(self.levels):
+        corner = self._corner(j)
+        bands = self._level(x[corner], j, back=False, fast=fast)
+        if j == 0:
+            x = bands  # a new tensor, of which the next levels overwrite a corner
+        else:
+            x[corner] = bands
+    return x
+
+
+@patch
+def inverse(
+    self: Wavelet,
+    c: Tensor,  # (batch, *shape)
+) -> Tensor:  # (batch, *data_shape)
+    "Images from averages and differences."
+    c, fast = c.clone(), _fast(c) and self.name in ("haar", "db1")
+    for j in reversed(range(self.levels)):
+        corner = self._corner(j)
+        c[corner] = self._level(c[corner], j, back=True, fast=fast)
+    return c
 
 # %% ../nbs/04_basis.ipynb #040026
 @patch(as_prop=True)
