@@ -6,13 +6,11 @@
 __all__ = ['expm', 'phi', 'covariance', 'transition', 'scale_tril', 'tril_inverse']
 
 # %% ../nbs/02_transition.ipynb #020002
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from .core import require
-from .recipe import Recipe
+from .recipe import Recipe, patch_derived
 
 # %% ../nbs/02_transition.ipynb #020005
 def _broken(bad: Tensor) -> tuple:
@@ -20,28 +18,32 @@ def _broken(bad: Tensor) -> tuple:
     return tuple(bad.nonzero()[0].tolist())
 
 
-def _clock(B, recipe: Recipe) -> tuple[Recipe, Tensor]:
-    "The recipe on the device of the clock; the clock in float64, checked where that makes nobody wait."
+def _in_range(B: Tensor):
+    "Raise a `ValueError` unless all of B is ≥ 0 and finite."
+    low, high = B.aminmax()  # NaN if there is one
+    if low >= 0 and high < float("inf"):
+        return
+    at = _broken(~((B >= 0) & (B < float("inf"))))
+    where = f" at {at}" if at else ""
+    require(False, f"B must be ≥ 0 and finite: got B = {B[at].item()}{where}")
+
+
+def _checked(recipe: Recipe, B) -> tuple[Recipe, Tensor]:
+    "The recipe on the device of B; B in float64, its values checked on a CPU."
     B = torch.as_tensor(B, dtype=torch.float64)
     require(
         B.device.type != "meta",
-        "the clock is on the device 'meta', which holds no numbers: give it on a real one",
+        "B is on the device 'meta', which holds no numbers: give it on a real one",
     )
     if B.device.type == "cpu" and B.numel():
-        low, high = B.aminmax()  # NaN if there is one
-        if not (low >= 0 and high < float("inf")):
-            at = _broken(~((B >= 0) & (B < float("inf"))))
-            require(
-                False,
-                f"the clock must be ≥ 0 and finite: got B = {B[at].item()}"
-                + (f" at {at}" if at else ""),
-            )
+        _in_range(B)
     try:
         torch.broadcast_shapes(B.shape, recipe.shape)
     except RuntimeError:
         require(
             False,
-            f"got a clock of shape {tuple(B.shape)} and a recipe per component {tuple(recipe.shape)}: they must broadcast",
+            f"got B of shape {tuple(B.shape)} and a recipe per component "
+            f"{tuple(recipe.shape)}: they must broadcast",
         )
     return recipe.on(B.device), B
 
@@ -84,7 +86,7 @@ def _phi2(A: Tensor, disc: Tensor, h: Tensor) -> Tensor:
     "exp(A h) for 2×2 matrices in all damping regimes."
     return _expm2(A * h[..., None, None], disc * h**2)
 
-
+# %% ../nbs/02_transition.ipynb #0200a2
 def expm(
     M: Tensor,  # (..., k, k)
 ) -> Tensor:  # (..., k, k), float64
@@ -102,25 +104,28 @@ def expm(
     return _expm2(M, ((a - d) / 2) ** 2 + b * c)
 
 # %% ../nbs/02_transition.ipynb #020011
-@lru_cache(maxsize=128)
-def _powers(recipe: Recipe, n: int = 24) -> tuple[Tensor, Tensor]:
-    "Taylor coefficients (n, ..., k, k) of Φ, and the largest B (...) that they are meant for: 1/‖A‖ in units in which S = I."
-    with torch.inference_mode(False):
-        A, root = recipe.A.cpu(), torch.linalg.cholesky(recipe.S.cpu())
-        reach = 1 / torch.linalg.matrix_norm(
-            torch.linalg.solve_triangular(root, A @ root, upper=False), 2
-        ).clamp(min=1e-300)
-        terms = [torch.eye(recipe.k, dtype=A.dtype).expand_as(A)]
-        for i in range(1, n):
-            terms.append(A @ terms[-1] / (2 * i))
-        return torch.stack(terms).to(recipe.A.device), reach.to(recipe.A.device)
+_TERMS = 24  # of every series
+
+
+@patch_derived
+def _reach(self: Recipe) -> Tensor:  # (...)
+    "The largest B that the series are meant for: 1/‖A‖ in units in which S = I."
+    return 1 / torch.linalg.matrix_norm(self._white, 2).clamp(min=1e-300)
+
+
+@patch_derived
+def _phi_terms(self: Recipe) -> Tensor:  # (n, ..., k, k)
+    "Taylor coefficients of Φ."
+    terms = [torch.eye(self.k, dtype=torch.float64).expand_as(self.A)]
+    for i in range(1, _TERMS):
+        terms.append(self.A @ terms[-1] / (2 * i))
+    return torch.stack(terms)
 
 
 def _horner(terms: Tensor, b: Tensor) -> Tensor:
     "$Σ_n$ `terms[n]` $b^n$ for matrices `terms` (n, ..., k, k): (..., k, k)."
-    terms = terms[(slice(None),) + (None,) * (b.ndim + 3 - terms.ndim)].movedim(
-        (-2, -1), (1, 2)
-    )  # matrix axes first: long rows are fast
+    terms = terms[(slice(None),) + (None,) * (b.ndim + 3 - terms.ndim)]
+    terms = terms.movedim((-2, -1), (1, 2))  # matrix axes first: long rows are fast
     out = terms[-1]
     for c in terms[:-1].flip(0):
         out = torch.addcmul(c, out, b)
@@ -128,74 +133,69 @@ def _horner(terms: Tensor, b: Tensor) -> Tensor:
 
 # %% ../nbs/02_transition.ipynb #020012
 def _phi(recipe: Recipe, B: Tensor) -> Tensor:
-    "The propagator at clocks that have been checked."
+    "The propagator at values of B that have been checked."
+    Ah = recipe.A * B[..., None, None] / 2
     if recipe.k == 1:
-        return torch.exp(recipe.A * B[..., None, None] / 2)
+        return torch.exp(Ah)
     if recipe.k == 2:
         return _phi2(recipe.A, recipe.discriminant, B / 2)
-    terms, reach = _powers(recipe)
-    near = B <= reach
-    series = _horner(terms, torch.where(near, B, 0.0))
-    return torch.where(
-        near[..., None, None],
-        series,
-        torch.linalg.matrix_exp(recipe.A * B[..., None, None] / 2),
-    )
+    near = B <= recipe._reach
+    series = _horner(recipe._phi_terms, torch.where(near, B, 0.0))
+    return torch.where(near[..., None, None], series, torch.linalg.matrix_exp(Ah))
 
 
 def phi(
     recipe: Recipe,  # k phases, perhaps one recipe per component
-    B: Tensor | float,  # (...) clock, ≥ 0
+    B: Tensor | float,  # (...), ≥ 0
 ) -> Tensor:  # (..., k, k), float64
     "The propagator $Φ(B) = \\exp(½AB)$."
-    return _phi(*_clock(B, recipe))
+    return _phi(*_checked(recipe, B))
 
 # %% ../nbs/02_transition.ipynb #020021
-@lru_cache(maxsize=128)
-def _series(recipe: Recipe, n: int = 24) -> Tensor:
-    "Taylor coefficients (n, ..., k, k) of P(B)/B."
-    with torch.inference_mode(False):
-        terms = [recipe.D.expand(*recipe.shape, recipe.k, recipe.k)]
-        for i in range(2, n + 1):
-            terms.append((recipe.A @ terms[-1] + terms[-1] @ recipe.A.mT) / (2 * i))
-        return torch.stack(terms)
+@patch_derived
+def _noise_terms(self: Recipe) -> Tensor:  # (n, ..., k, k)
+    "Taylor coefficients of P(B)/B."
+    terms = [self.D.expand(*self.shape, self.k, self.k)]
+    for i in range(2, _TERMS + 1):
+        terms.append((self.A @ terms[-1] + terms[-1] @ self.A.mT) / (2 * i))
+    return torch.stack(terms)
 
 
-@lru_cache(maxsize=128)
-def _doublings(recipe: Recipe, safe: float = 1e-3) -> int:
-    "How often the reach of the series must be doubled before P is large enough for a subtraction."
-    root, reach, n = torch.linalg.cholesky(recipe.S), _powers(recipe)[1], 0
+@patch_derived
+def _doublings(self: Recipe) -> int:
+    "How often the reach must be doubled before P may be had by a subtraction."
+    root, n = torch.linalg.cholesky(self.S), 0
     while n < 16:
-        F = torch.linalg.solve_triangular(
-            root, _phi(recipe, reach * 2**n) @ root, upper=False
-        )
-        if bool((torch.linalg.matrix_norm(F, 2) ** 2 < 1 - safe).all()):
+        F = _phi(self, self._reach * 2**n) @ root
+        F = torch.linalg.solve_triangular(root, F, upper=False)
+        if bool((torch.linalg.matrix_norm(F, 2) ** 2 < 1 - 1e-3).all()):
             break  # the least eigenvalue of I - FFᵀ
         n += 1
     return n
 
 # %% ../nbs/02_transition.ipynb #020022
 def _turn(F: Tensor, C: Tensor) -> Tensor:
-    "$FCF^⊤$ for symmetric C; for k = 2 entry by entry, which is much faster than many small products."
+    "$FCF^⊤$ for symmetric C; for k = 2 entry by entry, which is faster."
     if C.shape[-1] != 2:
         return F @ C @ F.mT
     (a, b), (c, d) = (row.unbind(-1) for row in F.unbind(-2))
     (xx, xm), (_, mm) = (row.unbind(-1) for row in C.unbind(-2))
-    ax, am, cx, cm = a * xx + b * xm, a * xm + b * mm, c * xx + d * xm, c * xm + d * mm
+    ax, am = a * xx + b * xm, a * xm + b * mm
+    cx, cm = c * xx + d * xm, c * xm + d * mm
     off = cx * a + cm * b
     return _two(ax * a + am * b, off, off, cx * c + cm * d)
 
 
 def _noise(recipe: Recipe, B: Tensor, Phi: Tensor) -> Tensor:
-    "P(B), the covariance that has been added since the start, exact to rounding from the first instant."
+    "P(B), the covariance of the noise since the start, exact to rounding for any B."
     if recipe.k == 1:
         return -torch.expm1(recipe.A * B[..., None, None]) * recipe.S
-    reach, doublings = _powers(recipe)[1], _doublings(recipe)
+    reach, doublings = recipe._reach, recipe._doublings
     near = B <= reach * 2**doublings
     b = torch.where(near, B, 0.0)
     halvings = torch.log2(b.detach() / reach).ceil().clamp(0, doublings)
     b = b * 2**-halvings
-    P = _horner(_series(recipe), b) * b[..., None, None]
+    P = _horner(recipe._noise_terms, b) * b[..., None, None]
     for i in range(doublings):
         more = halvings > i
         P = torch.where(more[..., None, None], P + _turn(_phi(recipe, b), P), P)
@@ -207,77 +207,68 @@ def _lowest(C: Tensor) -> Tensor:
     "The smallest eigenvalue of symmetric matrices."
     if C.shape[-1] != 2:
         return torch.linalg.eigvalsh(C)[..., 0]
-    return (C[..., 0, 0] + C[..., 1, 1]) / 2 - torch.hypot(
-        (C[..., 0, 0] - C[..., 1, 1]) / 2, C[..., 0, 1]
-    )
+    mean, half = (C[..., 0, 0] + C[..., 1, 1]) / 2, (C[..., 0, 0] - C[..., 1, 1]) / 2
+    return mean - torch.hypot(half, C[..., 0, 1])
 
 
+def _is_covariance(C: Tensor):
+    "Raise a `ValueError` unless all are finite, symmetric and positive semidefinite."
+    dtype = C.dtype if C.is_floating_point() else torch.float64
+    tol = 64 * torch.finfo(dtype).eps * C.abs().amax((-2, -1))
+    wrong = {
+        "must be finite": ~C.isfinite().all(-1).all(-1),
+        "must be symmetric": (C - C.mT).abs().amax((-2, -1)) > tol,
+    }
+    if not wrong["must be finite"].any():
+        wrong["must be positive semidefinite"] = _lowest(C.double()) < -tol
+    for rule, bad in wrong.items():
+        if bad.any():
+            at = _broken(bad)
+            where = f" at {at}" if at else ""
+            require(False, f"Sigma0 {rule}: got {C[at].tolist()}{where}")
+
+# %% ../nbs/02_transition.ipynb #0200a4
 def _start(Sigma0, recipe: Recipe, B: Tensor) -> Tensor:
-    "The covariance of the start in float64 beside the clock, checked where that makes nobody wait."
-    C, k = (
-        Sigma0
-        if isinstance(Sigma0, Tensor)
-        else torch.tensor(Sigma0, dtype=torch.float64),
-        recipe.k,
-    )
+    "The covariance of the start in float64 beside B, its values checked on a CPU."
+    k, C = recipe.k, Sigma0
+    if not isinstance(C, Tensor):
+        C = torch.tensor(C, dtype=torch.float64)
     require(
         C.shape[-2:] == (k, k),
         f"Sigma0 must be (..., {k}, {k}) for this recipe: got shape {tuple(C.shape)}",
     )
     require(
         C.device in (B.device, torch.device("cpu")),
-        f"Sigma0 is on device {C.device}, the clock on {B.device}: move one with .to()",
+        f"Sigma0 is on device {C.device}, B on {B.device}: move one with .to()",
     )
     try:
         torch.broadcast_shapes(C.shape[:-2], B.shape, recipe.shape)
     except RuntimeError:
         require(
             False,
-            f"got Sigma0 of shape {tuple(C.shape)} and a clock of shape {tuple(B.shape)}: their leading axes must broadcast",
+            f"got Sigma0 of shape {tuple(C.shape)} and B of shape {tuple(B.shape)}: "
+            "their leading axes must broadcast",
         )
-    if C.device.type != "cpu":
-        return C.to(B)
-    tol = (
-        64
-        * torch.finfo(C.dtype if C.is_floating_point() else B.dtype).eps
-        * C.detach().abs().amax((-2, -1))
-    )
-    wrong = {
-        "must be finite": ~C.isfinite().all(-1).all(-1),
-        "must be symmetric": (C - C.mT).abs().amax((-2, -1)) > tol,
-    }
-    if not wrong["must be finite"].any():
-        wrong["must be positive semidefinite"] = _lowest(C.detach().double()) < -tol
-    for rule, bad in wrong.items():
-        if not bad.any():
-            continue
-        at = _broken(bad)
-        require(
-            False, f"Sigma0 {rule}: got {C[at].tolist()}" + (f" at {at}" if at else "")
-        )
+    if C.device.type == "cpu":
+        _is_covariance(C.detach())
     return C.to(B)
 
 # %% ../nbs/02_transition.ipynb #020025
 def _parts(recipe: Recipe, B, Sigma0) -> tuple:
-    "What the public functions are made of: the checked arguments, Φ, P, and what is left of the start, ΦΣ0Φᵀ."
-    recipe, B = _clock(B, recipe)
-    Sigma0 = None if Sigma0 is None else _start(Sigma0, recipe, B)
+    "Checked arguments, Φ, P, and ΦΣ0Φᵀ, what is left of the start (None: nothing)."
+    recipe, B = _checked(recipe, B)
     Phi = _phi(recipe, B)
-    return (
-        recipe,
-        B,
-        Sigma0,
-        Phi,
-        _noise(recipe, B, Phi),
-        None if Sigma0 is None else _turn(Phi, Sigma0),
-    )
+    P = _noise(recipe, B, Phi)
+    if Sigma0 is None:
+        return recipe, B, None, Phi, P, None
+    Sigma0 = _start(Sigma0, recipe, B)
+    return recipe, B, Sigma0, Phi, P, _turn(Phi, Sigma0)
 
 
 def covariance(
     recipe: Recipe,  # k phases
-    B: Tensor | float,  # (...) clock, ≥ 0
-    Sigma0: Tensor
-    | None = None,  # (..., k, k) covariance of the start; None: 0, a known start
+    B: Tensor | float,  # (...), ≥ 0
+    Sigma0: Tensor | None = None,  # (..., k, k) covariance of the start; None: 0
 ) -> Tensor:  # (..., k, k), float64
     "The covariance $Σ(B) = P(B) + Φ Σ_0 Φᵀ$ of the transition."
     *_, P, Y = _parts(recipe, B, Sigma0)
@@ -285,84 +276,69 @@ def covariance(
 
 # %% ../nbs/02_transition.ipynb #020036
 def _det2(C: Tensor) -> Tensor:
+    "Determinants of 2×2 matrices."
     return C[..., 0, 0] * C[..., 1, 1] - C[..., 0, 1] * C[..., 1, 0]
 
 
 def _tril2(P: Tensor, Y: Tensor | None, detY: Tensor | None) -> Tensor:
-    "Lower Cholesky factor of P + Y for 2×2 matrices, by a determinant that doesn't cancel."
-    C, det = (
-        (P, _det2(P))
-        if Y is None
-        else (
-            P + Y,
-            _det2(P)
-            + detY
-            + (
-                P[..., 0, 0] * Y[..., 1, 1]
-                - 2 * P[..., 0, 1] * Y[..., 0, 1]
-                + P[..., 1, 1] * Y[..., 0, 0]
-            ),
-        )
-    )
+    "Lower Cholesky factor of P + Y, 2×2, by a determinant that doesn't cancel."
+    C, det = P, _det2(P)
+    if Y is not None:
+        C = P + Y
+        mixed = P[..., 0, 0] * Y[..., 1, 1] + P[..., 1, 1] * Y[..., 0, 0]
+        det = det + detY + mixed - 2 * P[..., 0, 1] * Y[..., 0, 1]
     a = C[..., 0, 0].sqrt()
     inv = torch.where(a > 0, 1 / a, 0.0)
-    return _two(
-        a, torch.zeros_like(a), C[..., 1, 0] * inv, det.clamp(min=0).sqrt() * inv
-    )
+    d = det.clamp(min=0).sqrt() * inv
+    return _two(a, torch.zeros_like(a), C[..., 1, 0] * inv, d)
 
 
 def _trilk(P: Tensor, V: Tensor | None) -> Tensor:
-    "Lower Cholesky factor of P + VVᵀ for any k, from a QR decomposition of row-scaled factors."
+    "Lower Cholesky factor of P + VVᵀ for any k, by QR of row-scaled factors."
     d = P.diagonal(dim1=-2, dim2=-1).sqrt()[..., None]
-    none, inv = (
-        torch.diag_embed((d == 0).to(P)[..., 0]),
-        torch.where(d > 0, 1 / d, 0.0),
-    )  # at B = 0 there is no noise to scale
+    none = torch.diag_embed((d == 0).to(P)[..., 0])  # at B = 0 no noise to scale
+    inv = torch.where(d > 0, 1 / d, 0.0)
     L = torch.linalg.cholesky_ex(P * inv * inv.mT + none)[0] * d
     if V is None:
         return L
     shape = torch.broadcast_shapes(L.shape[:-1], V.shape[:-1])
     rows = torch.cat([L.expand(*shape, -1), V.expand(*shape, -1)], -1)
     size = rows.norm(dim=-1, keepdim=True)
-    R = torch.linalg.qr((rows / size.clamp(min=1e-300)).mT, mode="r")[1].mT
-    return (
-        R
-        * torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)[..., None, :]
-        * size
-    )
+    scaled = rows / size.clamp(min=1e-300)
+    R = torch.linalg.qr(scaled.mT, mode="r")[1].mT
+    sign = torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+    return R * sign[..., None, :] * size
 
 # %% ../nbs/02_transition.ipynb #020038
+def _factor(recipe: Recipe, B: Tensor, Sigma0, Phi: Tensor, P: Tensor, Y) -> Tensor:
+    "The Cholesky factor of P + Y, where Y = ΦΣ0Φᵀ or None."
+    if recipe.k == 1:
+        return (P if Y is None else P + Y).sqrt()
+    if recipe.k == 2:
+        if Y is None:
+            return _tril2(P, None, None)
+        trace = recipe.A.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return _tril2(P, Y, torch.exp(B * trace) * _det2(Sigma0))
+    if Y is None:
+        return _trilk(P, None)
+    values, vectors = torch.linalg.eigh(Sigma0)
+    return _trilk(P, Phi @ (vectors * values.clamp(min=0).sqrt()[..., None, :]))
+
+
 def transition(
     recipe: Recipe,  # k phases
-    B: Tensor | float,  # (...) clock, ≥ 0
+    B: Tensor | float,  # (...), ≥ 0
     Sigma0: Tensor | None = None,  # (..., k, k) covariance of the start; None: 0
 ) -> tuple[Tensor, Tensor, Tensor]:  # Φ, Σ, L: (..., k, k) each, float64
     "Propagator, covariance and its Cholesky factor together, for the price of one."
     recipe, B, Sigma0, Phi, P, Y = _parts(recipe, B, Sigma0)
-    Sigma = P if Y is None else P + Y
-    if recipe.k == 1:
-        return Phi, Sigma, Sigma.sqrt()
-    if recipe.k == 2:
-        detY = (
-            None
-            if Y is None
-            else torch.exp(B * recipe.A.diagonal(dim1=-2, dim2=-1).sum(-1))
-            * _det2(Sigma0)
-        )
-        return Phi, Sigma, _tril2(P, Y, detY)
-    if Y is None:
-        return Phi, Sigma, _trilk(P, None)
-    values, vectors = torch.linalg.eigh(Sigma0)
-    return (
-        Phi,
-        Sigma,
-        _trilk(P, Phi @ (vectors * values.clamp(min=0).sqrt()[..., None, :])),
-    )
+    L = _factor(recipe, B, Sigma0, Phi, P, Y)
+    return Phi, P if Y is None else P + Y, L
 
 
 def scale_tril(
     recipe: Recipe,  # k phases
-    B: Tensor | float,  # (...) clock, ≥ 0
+    B: Tensor | float,  # (...), ≥ 0
     Sigma0: Tensor | None = None,  # (..., k, k) covariance of the start; None: 0
 ) -> Tensor:  # (..., k, k) lower triangular, float64
     "The Cholesky factor of `covariance`, as exact as the covariance itself."
@@ -378,6 +354,5 @@ def tril_inverse(
     if L.shape[-1] == 2:
         a, c, d = L[..., 0, 0], L[..., 1, 0], L[..., 1, 1]
         return _two(1 / a, torch.zeros_like(a), -c / (a * d), 1 / d)
-    return torch.linalg.solve_triangular(
-        L, torch.eye(L.shape[-1]).to(L).expand_as(L), upper=False
-    )
+    eye = torch.eye(L.shape[-1]).to(L).expand_as(L)
+    return torch.linalg.solve_triangular(L, eye, upper=False)
