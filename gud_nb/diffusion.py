@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import Const, act, as_time, require, state_layout
+from .core import Const, act, as_time, exact, require, state_layout
 from .recipe import Recipe
 from .schedule import Schedule
 from .transition import covariance, scale_tril, transition, tril_inverse
@@ -94,7 +94,7 @@ class LinearDiffusion:
             "of shape (*t.shape, *shape); set `shape` to its component axes",
         )
 
-# %% ../nbs/05_diffusion.ipynb #oy2t6v3p
+# %% ../nbs/05_diffusion.ipynb #z100j0mt
 @patch(as_prop=True)
 def k(self: LinearDiffusion) -> int:
     "Number of phases."
@@ -403,8 +403,7 @@ def kernel(
     T, inverse, row = (state_layout(M).to(like) for M in matrices)
     pull = state_layout(pull)[:, :, 0].to(like)
     precision = state_layout(self.inverse.mT @ self.inverse).to(like)
-    exact = torch.float32 if like.device.type == "mps" else torch.float64
-    log_snr = snr.log().to(like.device, exact)
+    log_snr = snr.log().to(like.device, exact(like))
     return Kernel(phi, w, T, inverse, row, pull, precision, (1 / snr).to(like), log_snr)
 
 
@@ -418,7 +417,7 @@ def kernel(
     self._fits(t, z)
     return self.frame(t, z).kernel(z)
 
-# %% ../nbs/05_diffusion.ipynb #og9jb50c
+# %% ../nbs/05_diffusion.ipynb #tgue8485
 @patch
 def observe(
     self: Kernel,
@@ -457,7 +456,7 @@ def noise(
     "The expected noise $T^{-1}z - wχ$, which is $-T^⊤s$."
     return act(self.inverse, z, -self.w * chi[:, None])
 
-# %% ../nbs/05_diffusion.ipynb #lmcrdxuq
+# %% ../nbs/05_diffusion.ipynb #i94gclg0
 class Observation(NamedTuple):
     "A state taken apart: $z = φy + rest$, where rest is independent of data and y."
 
