@@ -299,7 +299,7 @@ def _wavelets(n: int, name: str) -> Const:
 
 # %% ../nbs/04_basis.ipynb #040021
 def _check_levels(shape: tuple, name: str, levels: int):
-    "Refuse more halvings than both sides allow, with the padding that would allow them."
+    "Refuse more halvings than both sides allow, and name the padding that helps."
     require(levels >= 0, f"got levels={levels}, want 0 or more")
     *rest, H, W = map(int, shape)
     m, most = 2**levels, min((n & -n).bit_length() - 1 for n in (H, W))
@@ -308,7 +308,8 @@ def _check_levels(shape: tuple, name: str, levels: int):
         levels <= most,
         f"got images of {H}×{W} and {levels} levels, want sides that are multiples of "
         f"2**{levels} = {m}: take at most {most}, or pad: "
-        f"Compose(Wavelet({padded}, {name!r}, {levels}), Pad({tuple(shape)}, {padded}))",
+        f"Compose(Wavelet({padded}, {name!r}, {levels}), "
+        f"Pad({tuple(shape)}, {padded}))",
     )
 
 
@@ -498,7 +499,7 @@ def _krylov(x: Tensor, mean: Tensor, Q: Tensor, depth: int) -> tuple[Tensor, Ten
 
 
 def _leading(x: Tensor, mean: Tensor, rank: int, tol: float) -> tuple[Tensor, Tensor]:
-    "Leading variances and vectors by block Krylov iteration, restarted until they stay."
+    "Leading variances and vectors by block Krylov iteration, with restarts."
     n, d = len(x), len(mean)
     block = min(d, rank + 10)
     depth = max(1, min(4, min(n, d) // block))
@@ -516,7 +517,7 @@ def _leading(x: Tensor, mean: Tensor, rank: int, tol: float) -> tuple[Tensor, Te
 
 
 def _by_gram(x: Tensor, mean: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    "Leading variances and vectors from the (n, n) matrix of inner products of the data."
+    "Leading variances and vectors from the (n, n) inner products of the data."
     x, columns = x.flatten(1), range(0, len(mean), 2048)
     parts = ((x[:, i : i + 2048].double() - mean[i : i + 2048]) for i in columns)
     values, V = torch.linalg.eigh(sum(y @ y.mT for y in parts) / len(x))
@@ -531,7 +532,7 @@ def principal(
     rank: int,  # components wanted, 1 to d
     tol: float = 1e-7,  # relative change of a variance at which iteration ends
 ) -> Principal:
-    "The leading principal components (covariance divided by n); memory grows as d·rank."
+    "The leading principal components (covariance over n); memory grows as d·rank."
     mean, variances = component_moments(x)
     n, d = len(x), mean.numel()
     require(1 <= rank <= d, f"got rank={rank}, want 1 to {d}: data of {d} numbers")
@@ -895,14 +896,108 @@ def inverse(
     "Images without their frames."
     return c[self._inside]
 
+# %% ../nbs/04_basis.ipynb #04001b
+@patch
+def energy_map(
+    self: Basis,
+    v: Tensor,  # (batch, *shape), floating point: a variance of each component, say
+) -> Tensor:  # (batch, *data_shape), in the dtype of `v`
+    "The share of each component in each pixel, applied to v: Σ_i v_i U_ip², no scale."
+    _checked("components", v, self.shape)
+    return self._energy(v)
+
+
+@patch
+def _energy(self: Basis, v: Tensor) -> Tensor:
+    "By the atoms, a few at a time: for a basis without a faster way."
+    D, d, out = prod(self.shape), prod(self.data_shape), 0.0
+    for ids in torch.arange(D, device=v.device).split(max(1, 2**22 // max(D, d))):
+        units = torch.nn.functional.one_hot(ids, D).to(v.dtype)
+        atoms = self.inverse(units.reshape(-1, *self.shape)).flatten(1)
+        out = out + v.flatten(1)[:, ids] @ atoms.square()
+    return out.reshape(len(v), *self.data_shape)
+
+
+@patch
+def _energy(self: Pixel, v: Tensor) -> Tensor:
+    return v
+
+
+@patch
+def _energy(self: DCT, v: Tensor) -> Tensor:
+    R, C = (side.like(v).square() for side in self._sides)
+    return R.mT @ v @ C
+
+# %% ../nbs/04_basis.ipynb #04001c
+@patch
+def _energy(self: Fourier, v: Tensor) -> Tensor:
+    H, W = self.shape[-2:]
+    rows = 2 * torch.arange(H, device=v.device) % H
+    columns = 2 * torch.arange(W, device=v.device) % W
+    sines = -torch.fft.fft2(v).imag[..., rows[:, None], columns]
+    return (v.sum((-2, -1), keepdim=True) + sines) / (H * W)
+
+
+@cache
+def _squares(n: int, name: str, levels: int) -> tuple[Const, ...]:
+    "Of each level, the squares of what takes n samples to its averages and differences."
+    out, averages = [], torch.eye(n, dtype=torch.float64)
+    for j in range(levels):
+        both = _wavelets(n >> j, name).value @ averages
+        out.append(Const(both.square()))
+        averages = both[: n >> j + 1]
+    return tuple(out)
+
+
+@patch
+def _energy(self: Wavelet, v: Tensor) -> Tensor:
+    out, sides = 0.0, self.shape[-2:]
+    sides = zip(*(_squares(n, self.name, self.levels) for n in sides))
+    for j, (R, C) in enumerate(sides):
+        bands = v[self._corner(j)]
+        if j + 1 < self.levels:  # the averages are those of the next level
+            bands = bands.clone()
+            bands[self._corner(j + 1)] = 0
+        out = out + R.like(v).mT @ bands @ C.like(v)
+    return out if self.levels else v
+
+# %% ../nbs/04_basis.ipynb #04001d
+@patch
+def _energy(self: PCA, v: Tensor) -> Tensor:
+    return (v @ self._U.like(v).square()).reshape(-1, *self.data_shape)
+
+
+@patch
+def _energy(self: Scaled, v: Tensor) -> Tensor:
+    return self.basis.energy_map(v)
+
+
+@patch
+def _energy(self: Compose, v: Tensor) -> Tensor:
+    "One after the other where one only moves pixels; squares of sums are not sums."
+    if any(isinstance(b, (Pixel, Pad)) for b in (self.inner, self.outer)):
+        return self.inner.energy_map(self.outer.energy_map(v))
+    return Basis._energy(self, v)
+
+
+@patch
+def _energy(self: Columns, v: Tensor) -> Tensor:
+    return self._each(self.column.energy_map, v)
+
+
+@patch
+def _energy(self: Pad, v: Tensor) -> Tensor:
+    return self.inverse(v)
+
 # %% ../nbs/04_basis.ipynb #040060
 def spectrum_order(
     variances: Tensor,  # (*shape) of the components, > 0
-) -> Tensor:  # (*shape)
-    "$-\\log$ variance: what white noise drowns first is noised first."
+) -> Tensor:  # (*shape), float64
+    "$-\\log$ variance: what white noise covers first is noised first."
     require(
         bool((variances > 0).all()),
-        f"got variances down to {variances.min():.3g}, want > 0: hold them above a floor",
+        f"got variances down to {variances.min():.3g}, want > 0: "
+        "raise the small ones to a floor",
     )
     return -variances.double().log()
 
@@ -913,14 +1008,15 @@ def level_order(
     "Finer levels are noised earlier."
     require(
         isinstance(wavelet, Wavelet),
-        f"got {type(wavelet).__name__}, want a Wavelet: of a Compose, its .outer or .inner",
+        f"got {type(wavelet).__name__}, want a Wavelet: "
+        "of a Compose, its .outer or .inner",
     )
     return wavelet.level.double()
 
 
 def radius_order(
     basis: Basis,  # one that has frequencies: DCT, Fourier
-) -> Tensor:  # (*shape) cycles per pixel
+) -> Tensor:  # (*shape) cycles per pixel, float64
     "Higher frequencies are noised earlier, whatever their direction."
     require(
         basis.frequencies is not None,
@@ -941,34 +1037,29 @@ def _places(basis: Basis) -> Tensor:
 
 def column_order(
     basis: Basis,  # one whose components have a place: Pixel, Columns, Wavelet
-) -> Tensor:  # (*shape) column of the image
+) -> Tensor:  # (*shape) column of the image, float64
     "Columns further right are noised earlier."
     return _places(basis)[1]
 
 
 def row_order(
     basis: Basis,  # one whose components have a place: Pixel, Columns, Wavelet
-) -> Tensor:  # (*shape) row of the image
+) -> Tensor:  # (*shape) row of the image, float64
     "Rows further down are noised earlier."
     return _places(basis)[0]
 
 
 def distance_order(
-    mask: Tensor,  # (..., H, W) bool: where distance is 0
-) -> Tensor:  # (..., H, W) pixels, Euclidean
+    mask: Tensor,  # (..., H, W) True, or not 0, where distance is 0
+) -> Tensor:  # (..., H, W) pixels, Euclidean, float64
     "Pixels further from the mask are noised earlier."
     from scipy.ndimage import distance_transform_edt
 
-    mask = torch.as_tensor(mask, dtype=torch.bool)
+    mask = torch.as_tensor(mask).bool()
     images = mask.reshape(-1, *mask.shape[-2:])
     require(
         bool(images.flatten(1).any(1).all()),
         "got a mask without a single pixel, want at least one in each image",
     )
-    return (
-        torch.stack(
-            [torch.as_tensor(distance_transform_edt(~m.cpu().numpy())) for m in images]
-        )
-        .reshape(mask.shape)
-        .to(mask.device)
-    )
+    far = [torch.as_tensor(distance_transform_edt(~m.cpu().numpy())) for m in images]
+    return torch.stack(far).reshape(mask.shape).to(mask.device)
