@@ -204,7 +204,8 @@ class DCT(_SameShape):
     @property
     def frequencies(self) -> Tensor:  # (2, *shape), float64
         "Vertical and horizontal cycles per pixel."
-        return _image(self, *(torch.arange(n) / (2.0 * n) for n in self.shape[-2:]))
+        sides = self.shape[-2:]
+        return _image(self, *(torch.arange(n).double() / (2 * n) for n in sides))
 
     @property
     def _sides(self) -> list[Const]:

@@ -1,0 +1,470 @@
+"""Bases: laws for all of them, fast transforms against matrices, moments, energies,
+integers and precision."""
+
+import itertools
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import pytest
+import pywt
+import torch
+from sklearn.datasets import load_digits
+from torch.testing import assert_close
+
+from gud_nb.basis import (
+    DCT,
+    PCA,
+    Basis,
+    Columns,
+    Compose,
+    Fourier,
+    Pad,
+    Pixel,
+    Scaled,
+    Wavelet,
+    Whitened,
+    column_order,
+    component_moments,
+    dct_matrix,
+    distance_order,
+    moments,
+    principal,
+    spectrum_order,
+    wavelet_matrix,
+)
+from gud_nb.core import describe, rebuild
+
+f64 = torch.float64
+
+
+def normal(*shape, seed=0, dtype=f64):
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=f64
+    ).to(dtype)
+
+
+@dataclass(frozen=True)
+class Colours(Basis):
+    "A basis of a user: it defines the two functions and no more."
+
+    data_shape: tuple
+    shape = property(lambda self: self.data_shape)
+
+    def forward(self, x):
+        return torch.einsum("ij,njhw->nihw", dct_matrix(3).to(x), x)
+
+    def inverse(self, c):
+        return torch.einsum("ij,nihw->njhw", dct_matrix(3).to(c), c)
+
+
+def fitted(shape, n=60, shared=False, seed=1):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PCA.fit(normal(n, *shape, seed=seed), shared=shared)
+
+
+haar = Wavelet((1, 8, 8), "haar", 2)
+BASES = {
+    "pixels": Pixel((1, 8, 8)),
+    "numbers": Pixel((5,)),
+    "cosines": DCT((1, 8, 8)),
+    "oblong cosines": DCT((3, 4, 6)),
+    "waves": Fourier((1, 8, 8)),
+    "odd waves": Fourier((3, 5, 6)),
+    "oblong waves": Fourier((2, 4, 7)),
+    "haar": Wavelet((1, 8, 8), "haar", 3),
+    "db2": Wavelet((3, 8, 12), "db2", 2),
+    "wrapped db4": Wavelet((3, 4, 8), "db4", 2),
+    "sym4": Wavelet((6, 8), "sym4", 1),
+    "coif1": Wavelet((1, 16, 8), "coif1", 3),
+    "no level": Wavelet((1, 5, 3), "haar", 0),
+    "components": fitted((1, 8, 8), 200),
+    "shared": fitted((3, 4, 5), 200, shared=True),
+    "few data": fitted((1, 8, 8), 20),
+    "a user's": Colours((3, 2, 4)),
+    "colour haar": Compose(Wavelet((3, 8, 8), "haar", 2), Colours((3, 8, 8))),
+    "components of haar": Compose(fitted((1, 8, 8), 200), haar),
+    "columns": Columns(fitted((3, 5), 100), 4),
+    "cosines of columns": Columns(DCT((2, 5)), 3),
+    "padded": Pad((1, 5, 6), (1, 8, 8)),
+    "padded haar": Compose(Wavelet((3, 8, 8), "haar", 3), Pad((3, 6, 7), (3, 8, 8))),
+    "cosines after pixels": Compose(DCT((1, 4, 6)), Pixel((1, 4, 6))),
+}
+SCALED = {
+    "whitened": Whitened.fit(haar, normal(100, 1, 8, 8)),
+    "scaled": Scaled(BASES["components"], 0.5, 2.0),
+    "scaled padded": Scaled(BASES["padded haar"], torch.zeros(3, 6, 7)),
+}
+every_basis = pytest.mark.parametrize("b", BASES.values(), ids=BASES)
+
+
+# Laws
+
+
+@pytest.mark.parametrize("dtype, tol", [(f64, 1e-12), (torch.float32, 1e-5)])
+@every_basis
+def test_there_and_back(b, dtype, tol):
+    x, c = normal(7, *b.data_shape, dtype=dtype), normal(7, *b.shape, dtype=dtype)
+    before = x.clone(), c.clone()
+    assert b(x).dtype == b.inv(c).dtype == dtype
+    assert b(x).shape == c.shape and b.inv(c).shape == x.shape
+    assert_close(b.inv(b(x)), x, rtol=0, atol=tol)
+    lengths = [v.flatten(1).norm(dim=1) for v in (b(x), x)]
+    assert_close(*lengths, rtol=tol, atol=0)
+    products = [v.flatten(1).sum(1) for v in (b(x) * c, x * b.inv(c))]
+    assert_close(*products, rtol=0, atol=30 * tol)
+    assert_close((x, c), before, rtol=0, atol=0)  # inputs are left alone
+
+
+@every_basis
+def test_white_noise_stays_white(b):
+    d, D = prod(b.data_shape), prod(b.shape)
+    U = b.inv(torch.eye(D, dtype=f64).reshape(D, *b.shape)).flatten(1)
+    assert_close(U.T @ U, torch.eye(d, dtype=f64), rtol=0, atol=1e-12)
+    assert b.onto == (d == D)
+    assert b.rotation.onto and tuple(b.rotation.shape) == tuple(b.shape)
+    if b.onto:
+        assert_close(U @ U.T, torch.eye(D, dtype=f64), rtol=0, atol=1e-12)
+
+
+LARGE = [
+    DCT((1, 128, 130)),
+    DCT((2, 129, 131)),
+    DCT((1, 127, 256)),
+    DCT((128, 256)),
+    Wavelet((1, 128, 192), "haar", 4),
+    Wavelet((2, 128, 128), "db1", 1),
+    Wavelet((1, 128, 128), "db2", 2),
+    Fourier((1, 128, 129)),
+]
+
+
+@pytest.mark.parametrize("b", [*BASES.values(), *SCALED.values(), *LARGE])
+def test_derivatives_of_every_kind(b):
+    x, c = normal(2, *b.data_shape), normal(2, *b.shape, seed=1)
+    zero, there, back = b(0 * x), b(x), b.inv(c)
+    _, tangent = torch.func.jvp(b, (x,), (x,))
+    assert_close(tangent, there - zero)  # affine
+    _, pull = torch.func.vjp(b.inv, c)
+    _, tangent = torch.func.jvp(b.inv, (c,), (c,))
+    assert_close((pull(x)[0] * c).sum(), (x * tangent).sum())
+    one_by_one = torch.func.vmap(lambda v: b(v[None])[0])(x)
+    assert_close(one_by_one, there)
+    assert_close(torch.func.vmap(lambda v: b.inv(v[None])[0])(c), back)
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad((b(x) * c).sum(), x)
+    assert_close((grad * x).sum(), ((there - zero) * c).sum())
+
+
+@pytest.mark.parametrize("b", [*BASES.values(), *SCALED.values()])
+def test_saved_and_read_back(b):
+    tensors = {}
+    again = rebuild(describe(b, tensors), tensors, allow=(Colours,))
+    x = normal(3, *b.data_shape)
+    assert type(again) is type(b) and tuple(again.shape) == tuple(b.shape)
+    assert_close(again(x), b(x), rtol=0, atol=0)
+
+
+# Wavelets against PyWavelets
+
+
+@pytest.mark.parametrize(
+    "name", "haar db2 db4 db20 sym3 sym4 sym20 coif1 coif17".split()
+)
+@pytest.mark.parametrize("n", [2, 6, 32])
+def test_wavelet_matrix(name, n):
+    eye = np.eye(n)
+    columns = pywt.dwt(eye, name, mode="periodization", axis=0)
+    W = wavelet_matrix(n, name)
+    assert_close(W, torch.tensor(np.concatenate(columns)), rtol=0, atol=2e-11)
+    assert_close(W @ W.T, torch.eye(n, dtype=f64), rtol=0, atol=4e-15)
+
+
+@pytest.mark.parametrize("name", ["haar", "db2", "db4", "sym4", "coif1"])
+@pytest.mark.parametrize(
+    "shape, levels", [((1, 8, 8), 3), ((3, 8, 24), 2), ((6, 8), 1)]
+)
+@pytest.mark.filterwarnings("ignore:Level value")
+def test_wavelet_layout(name, shape, levels):
+    x = normal(3, *shape)
+    coefficients = pywt.wavedec2(x.numpy(), name, "periodization", levels)
+    theirs = pywt.coeffs_to_array(coefficients, axes=(-2, -1))[0]
+    ours = Wavelet(shape, name, levels)(x)
+    assert_close(ours, torch.as_tensor(theirs), rtol=0, atol=1e-11)
+
+
+# Fast transforms
+
+
+def by_matrices(b, x, inverse=False):
+    "The same transform by matrices on the sides."
+    if isinstance(b, DCT):
+        R, C = (dct_matrix(n) for n in x.shape[-2:])
+        return R.mT @ x @ C if inverse else R @ x @ C.mT
+    x = x.clone()
+    for j in reversed(range(b.levels)) if inverse else range(b.levels):
+        H, W = (n >> j for n in x.shape[-2:])
+        R, C = wavelet_matrix(H, b.name), wavelet_matrix(W, b.name)
+        corner = x[..., :H, :W]
+        corner.copy_(R.mT @ corner @ C if inverse else R @ corner @ C.mT)
+    return x
+
+
+@pytest.mark.parametrize("b", LARGE[:-1])
+def test_fast_transforms_are_the_matrices(b):
+    x = normal(2, *b.data_shape)
+    for inverse, f in ((False, b), (True, b.inv)):
+        want = by_matrices(b, x, inverse)
+        assert_close(f(x), want, rtol=0, atol=1e-13 * want.abs().max().item())
+        assert f(x).is_contiguous()
+        single = f(x.float())
+        assert single.dtype == torch.float32
+        assert_close(single.double(), want, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("b", [DCT((1, 128, 128)), Wavelet((1, 128, 128), "haar", 2)])
+def test_half_precision_on_large_sides(b):
+    x = normal(2, *b.data_shape).bfloat16()
+    assert b(x).dtype == torch.bfloat16
+    assert_close(b(x).double(), b(x.double()), rtol=0, atol=0.1)
+
+
+def test_fast_transforms_are_used(monkeypatch):
+    def no_matrix(*args):
+        raise AssertionError("a matrix was made")
+
+    cosines, wavelet = DCT((1, 160, 128)), Wavelet((1, 160, 128), "haar", 2)
+    monkeypatch.setattr("gud_nb.basis._cosines", no_matrix)
+    monkeypatch.setattr("gud_nb.basis._wavelets", no_matrix)
+    x = normal(1, 1, 160, 128)
+    for b in (cosines, wavelet):
+        assert_close(b.inv(b(x)), x)
+    with pytest.raises(AssertionError, match="a matrix was made"):
+        DCT((1, 127, 128))(normal(1, 1, 127, 128))
+
+
+# Moments
+
+
+def test_moments_of_components_alone():
+    x = normal(50, 2, 3, 4) + 5
+    mean, cov = moments(x, batch=7)
+    for batch in (7, 4096):
+        alone = component_moments(x, batch)
+        assert_close(alone[0], mean.reshape(2, 3, 4))
+        assert_close(alone[1], cov.diagonal().reshape(2, 3, 4))
+    assert_close(cov, x.flatten(1).T.cov(correction=0))
+
+
+def falling(n, *shape):
+    "Data whose variances fall with frequency, off centre."
+    scale = 1 / (DCT(shape).frequencies.norm(dim=0) + 0.02)
+    return DCT(shape).inv(scale * normal(n, *shape)) + 3
+
+
+@pytest.mark.parametrize(
+    "n, shape, way",
+    [
+        (300, (1, 8, 8), "covariance"),
+        (40, (1, 8, 8), "inner products"),
+        (100, (3, 30, 30), "inner products"),
+        (2100, (1, 46, 46), "Krylov"),
+    ],
+)
+def test_principal(n, shape, way, monkeypatch):
+    called = []
+    for name, label in (("_by_gram", "inner products"), ("_leading", "Krylov")):
+        f = getattr(sys.modules["gud_nb.basis"], name)
+        spy = lambda *a, f=f, label=label: (called.append(label), f(*a))[1]  # noqa: E731
+        monkeypatch.setattr(f"gud_nb.basis.{name}", spy)
+    x, rank = falling(n, *shape), 12
+    p = principal(x, rank)
+    assert called == ([way] if way != "covariance" else [])
+    y = (x - x.mean(0)).flatten(1)
+    _, s, Vh = torch.linalg.svd(y, full_matrices=False)
+    variances = s.square() / n
+    assert_close(p.mean, x.mean(0))
+    assert_close(p.variances, variances[:rank], rtol=1e-6, atol=0)
+    assert_close(p.vectors.T @ p.vectors, torch.eye(rank, dtype=f64))
+    spanned = (Vh[: rank - 2] @ p.vectors).norm(dim=1)  # the last may be near others
+    assert_close(spanned, torch.ones_like(spanned), rtol=1e-3, atol=0)
+    assert_close(p.total, variances.sum().item())
+    assert_close(p.rest, variances[rank:].sum().item() / (y.shape[1] - rank))
+    again = principal(x, rank)
+    assert_close(again.vectors, p.vectors, rtol=0, atol=0)  # no chance in it
+
+
+def test_principal_at_its_limits():
+    x = falling(30, 1, 4, 4)
+    whole = principal(x, 16)
+    assert whole.rest == 0.0
+    assert_close(whole.total, whole.variances.sum().item())
+    with pytest.raises(ValueError, match="got rank=17, want 1 to 16"):
+        principal(x, 17)
+    low = normal(2100, 3) @ normal(3, 2200, seed=1)  # of rank 3, by Krylov
+    p = principal(low, 8)
+    assert (p.variances[3:] < 1e-10 * p.variances[0]).all()
+    assert_close(p.vectors.T @ p.vectors, torch.eye(8, dtype=f64))
+
+
+def test_memory_is_linear_in_rank():
+    program = """
+import resource, torch
+from gud_nb.basis import component_moments, principal
+x = torch.randn(100, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+component_moments(x)
+principal(x, 16)
+print(peak() - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], text=True, capture_output=True, check=True
+    )
+    assert float(run.stdout) < 400  # MiB; a covariance alone has 18 432
+
+
+# Energies
+
+
+@pytest.mark.parametrize(
+    "b",
+    [
+        *BASES.values(),
+        *SCALED.values(),
+        Wavelet((2, 16, 8), "db3", 3),
+        Wavelet((1, 8, 8), "sym4", 2),
+        Compose(Columns(DCT((1, 8)), 8), Pixel((1, 8, 8))),
+    ],
+)
+def test_energy_map(b):
+    rotation = b.basis if isinstance(b, Scaled) else b
+    D = prod(b.shape)
+    squares = rotation.inv(torch.eye(D, dtype=f64).reshape(D, *b.shape)).square()
+    v = normal(3, *b.shape).exp()
+    want = (v.flatten(1) @ squares.flatten(1)).reshape(3, *b.data_shape)
+    assert_close(b.energy_map(v), want)
+    assert_close(b.energy_map(v.float()), want.float(), rtol=1e-4, atol=1e-4)
+    assert_close(torch.func.jvp(b.energy_map, (v,), (v,))[1], want)
+
+
+def test_energy_map_of_large_images():
+    v = normal(1, 1, 128, 128).exp()
+    for b in (DCT((1, 128, 128)), Fourier((1, 128, 128))):
+        assert_close(b.energy_map(v).sum(), v.sum())
+    b = Wavelet((1, 128, 128), "db4", 3)
+    one = torch.zeros(1, 1, 128, 128, dtype=f64)
+    one[0, 0, 20, 5] = 1
+    assert_close(b.energy_map(one), b.inv(one).square(), rtol=0, atol=1e-14)
+
+
+# Integers, precision, locale
+
+INTEGERS = (torch.uint8, torch.int16, torch.int64, torch.bool)
+
+
+@pytest.mark.parametrize("b", [*BASES.values(), *SCALED.values()])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_are_refused(b, dtype):
+    x = torch.ones(2, *b.data_shape).to(dtype)
+    c = torch.ones(2, *b.shape).to(dtype)
+    with pytest.raises(ValueError, match=f"got data in {dtype}.*convert with .float"):
+        b(x)
+    for f in (b.inv, b.energy_map):
+        with pytest.raises(ValueError, match=f"got components in {dtype}.*convert"):
+            f(c)
+
+
+@pytest.mark.filterwarnings("ignore:.*variances are below")
+@pytest.mark.parametrize("dtype", INTEGERS[:3])
+def test_integers_are_fitted_exactly(dtype):
+    bytes_ = torch.as_tensor(load_digits().images[:200] * 15).to(torch.uint8)[:, None]
+    x, same = bytes_.to(dtype), bytes_.double()
+    for f in (moments, component_moments, lambda x: principal(x, 4).variances):
+        assert_close(f(x), f(same), rtol=0, atol=0)
+    for fit in (
+        PCA.fit,
+        lambda x: Whitened.fit(DCT((1, 8, 8)), x),
+        lambda x: PCA.fit(x.expand(-1, 3, -1, -1), shared=True),
+    ):
+        a, b = fit(x), fit(same)
+        y = same.expand(-1, *b.data_shape)
+        assert_close(a(y), b(y), rtol=0, atol=0)
+
+
+def test_integer_constants_are_exact():
+    x = normal(2, 1, 2, 2)
+    two = Scaled(DCT((1, 2, 2)), torch.ones(1, 2, 2).long(), torch.tensor(2))
+    assert_close(two(x), Scaled(DCT((1, 2, 2)), 1.0, 2.0)(x), rtol=0, atol=0)
+    cov = torch.diag(torch.tensor([4, 3, 2, 1]))
+    b = PCA.from_covariance(cov, torch.zeros(1, 2, 2).long())
+    assert_close(b.variances, torch.tensor([4.0, 3, 2, 1], dtype=f64))
+    assert_close(Scaled(b, b.mean)(x), b(x))
+    swap = PCA((2,), torch.tensor([[0, 1], [1, 0]]), torch.ones(2), torch.zeros(2))
+    assert_close(swap(normal(3, 2)), normal(3, 2).flip(1), rtol=0, atol=0)
+    order = spectrum_order(torch.tensor([1, 2, 4]))
+    assert_close(order, torch.tensor([1.0, 2, 4], dtype=f64).log().neg())
+    mask = torch.tensor([[0, 2, 0]])
+    assert distance_order(mask).tolist() == distance_order(mask > 0).tolist()
+
+
+def test_complex_data_are_refused():
+    x = torch.ones(3, 1, 4, 4, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="torch.complex64"):
+        DCT((1, 4, 4))(x)
+    for f in (moments, component_moments, PCA.fit, lambda x: principal(x, 2)):
+        with pytest.raises(ValueError, match="torch.complex64, want .* real"):
+            f(x)
+
+
+def test_numbers_without_a_grid_have_no_place():
+    with pytest.raises(ValueError, match="no place"):
+        column_order(Pixel((5,)))
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(f64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("dtype", [f64, torch.float32])
+@every_basis
+def test_default_precision_is_not_used(b, dtype):
+    x, c = normal(2, *b.data_shape, dtype=dtype), normal(2, *b.shape, dtype=dtype)
+    assert b(x).dtype == b.inv(c).dtype == b.energy_map(c).dtype == dtype
+    for facts in (b.places, b.frequencies):
+        assert facts is None or facts.dtype == f64
+
+
+def test_facts_do_not_depend_on_the_default_precision():
+    def facts():
+        made = [DCT((1, 6, 10)), Fourier((1, 5, 7)), Wavelet((1, 12, 8), "db2", 2)]
+        made += [Columns(DCT((2, 5)), 3), Pixel((1, 3, 4))]
+        return [v for b in made for v in (b.places, b.frequencies) if v is not None]
+
+    single = facts()
+    torch.set_default_dtype(f64)
+    try:
+        for a, b in itertools.zip_longest(single, facts()):
+            assert_close(a, b, rtol=0, atol=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("module", ["basis", "data", "network", "evaluate"])
+def test_imports_where_text_is_ascii(module):
+    ascii_only = dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    run = subprocess.run(
+        [sys.executable, "-c", f"import gud_nb.{module}"],
+        env=os.environ | ascii_only,
+        capture_output=True,
+    )
+    assert run.returncode == 0, run.stderr.decode(errors="replace")
