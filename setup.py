@@ -1,4 +1,4 @@
-"""Packaging. Every fact about the project is in `settings.ini`; this file only hands it over."""
+"""Packaging. Every fact about the project is in `settings.ini`."""
 
 from configparser import ConfigParser
 from pathlib import Path
@@ -18,10 +18,9 @@ status = {
     "5": "5 - Production/Stable",
 }
 licences = {"apache2": "Apache-2.0"}
-data, dev = (
-    cfg.get("data_requirements", "").split(),
-    cfg.get("dev_requirements", "").split(),
-)
+data = cfg.get("data_requirements", "").split()
+dev = cfg.get("dev_requirements", "").split()
+weights = [f"weights/**/*.{kind}" for kind in ("safetensors", "json", "md")]
 
 setup(
     name=cfg["lib_name"],
@@ -44,11 +43,7 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
-    package_data={
-        cfg["lib_name"]: [
-            f"weights/**/*.{ext}" for ext in ("safetensors", "json", "md")
-        ]
-    },
+    package_data={cfg["lib_name"]: weights},
     install_requires=cfg["requirements"].split(),
     extras_require={"data": data, "dev": sorted({*dev, *data})},
     entry_points={

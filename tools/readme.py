@@ -1,14 +1,21 @@
 """README.md from its source, nbs/index.ipynb.
 
-    python tools/readme.py             writes README.md (and the pictures that its cells drew, in README_files/)
-    python tools/readme.py --check     writes nothing, exits with 1 if README.md differs
+    python tools/readme.py             writes README.md, and in README_files/ what its
+                                       cells drew
+    python tools/readme.py --check     writes nothing, exits with 1 if a file differs
 
-Markdown cells go over word for word, code cells as python blocks, what they printed as text blocks, what they drew as pictures.
-Links and pictures that are relative to nbs/ are made relative to the README. Left out: cells flagged `#| hide` or `#| include: false`,
-the code of cells flagged `#| echo: false`, the outputs of those flagged `#| output: false`.
+Markdown cells go over word for word, code cells as python blocks, what they printed as
+text blocks, what they drew as pictures. Links and pictures that are relative to nbs/
+are made relative to the README. Left out: cells flagged `#| hide` or
+`#| include: false`, the code of cells flagged `#| echo: false`, the outputs of those
+flagged `#| output: false`.
 """
 
-import base64, json, posixpath, re, sys
+import base64
+import json
+import posixpath
+import re
+import sys
 from pathlib import Path
 
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
@@ -16,23 +23,29 @@ LINK = re.compile(r"(\]\(|\b(?:src|href)=[\"'])(?![a-z][a-z0-9+.-]*:|#|/)([^)\s\
 FENCE = re.compile(r"^\s*(```|~~~)")
 
 
-def text(lines) -> str:
+def text(
+    lines: str | list,  # as stored in a notebook
+) -> str:  # in one piece
     "Notebook text, which is stored as a list of lines or as one string."
     return lines if isinstance(lines, str) else "".join(lines)
 
 
-def directives(source: str) -> tuple[dict, str]:
-    "The `#|` lines at the head of a code cell, as a dict, and the code below them."
+def directives(
+    source: str,  # of a code cell
+) -> tuple[dict, str]:  # the directives by name, the code
+    "The `#|` lines at the head of a code cell, and the code below them."
     lines, n = source.splitlines(), 0
     while n < len(lines) and (not lines[n].strip() or DIRECTIVE.match(lines[n])):
         n += 1
-    return {
-        m[1]: m[2] for line in lines[:n] if (m := DIRECTIVE.match(line))
-    }, "\n".join(lines[n:])
+    found = [m for line in lines[:n] if (m := DIRECTIVE.match(line))]
+    return {m[1]: m[2] for m in found}, "\n".join(lines[n:])
 
 
-def relink(markdown: str, folder: str) -> str:
-    "Relative links in `markdown`, which stands in `folder`, made relative to the folder above; fenced code is left alone."
+def relink(
+    markdown: str,  # a text that stands in `folder`
+    folder: str,  # relative to that of the README
+) -> str:  # the text for the README
+    "Relative links made relative to the folder above; fenced code is left alone."
 
     def move(m):
         return m[1] + posixpath.normpath(posixpath.join(folder, m[2]))
@@ -45,8 +58,11 @@ def relink(markdown: str, folder: str) -> str:
     return "\n".join(lines)
 
 
-def outputs(cell: dict, pictures: dict) -> list[str]:
-    "What a code cell printed and drew, as markdown; pictures are added to `pictures` under their path."
+def outputs(
+    cell: dict,  # a code cell
+    pictures: dict,  # what was drawn so far, by path; added to
+) -> list[str]:  # of markdown
+    "What a code cell printed and drew."
     parts = []
     for out in cell.get("outputs", []):
         data = out.get("data", {})
@@ -61,8 +77,10 @@ def outputs(cell: dict, pictures: dict) -> list[str]:
     return parts
 
 
-def render(notebook: Path) -> dict[str, bytes]:
-    "Every file that the notebook gives, by path: README.md and its pictures."
+def render(
+    notebook: Path,  # the index
+) -> dict[str, bytes]:  # README.md and its pictures
+    "Every file that the notebook gives, by path."
     parts, pictures = [], {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = text(cell["source"]).strip("\n")
@@ -77,28 +95,28 @@ def render(notebook: Path) -> dict[str, bytes]:
             parts.append(f"```python\n{code}\n```")
         if flags.get("output") != "false":
             parts += outputs(cell, pictures)
-    note = f"<!-- made by tools/readme.py from {notebook.parent.name}/{notebook.name}: edit that -->"
-    return {
-        "README.md": ("\n\n".join([p for p in parts if p] + [note]) + "\n").encode(),
-        **pictures,
-    }
+    origin = f"{notebook.parent.name}/{notebook.name}"
+    note = f"<!-- made by tools/readme.py from {origin}: edit that -->"
+    page = "\n\n".join([p for p in parts if p] + [note]) + "\n"
+    return {"README.md": page.encode(), **pictures}
 
 
-def stale(root: Path) -> list[str]:
+def stale(
+    root: Path,  # the project
+) -> list[str]:  # paths
     "The files of the README that are missing, differ, or are no longer made."
     made, folder = render(root / "nbs" / "index.ipynb"), root / "README_files"
     old = {f"README_files/{p.name}" for p in folder.glob("*")} - made.keys()
-    return sorted(
-        old
-        | {
-            name
-            for name, data in made.items()
-            if not (root / name).is_file() or (root / name).read_bytes() != data
-        }
-    )
+
+    def differs(name):
+        return not (root / name).is_file() or (root / name).read_bytes() != made[name]
+
+    return sorted(old | {name for name in made if differs(name)})
 
 
-def write(root: Path):
+def write(
+    root: Path,  # the project
+):
     "Write the README and its pictures."
     made = render(root / "nbs" / "index.ipynb")
     for name in stale(root):
@@ -112,10 +130,6 @@ def write(root: Path):
 if __name__ == "__main__":
     root = Path(__file__).resolve().parents[1]
     if "--check" in sys.argv:
-        sys.exit(
-            "".join(
-                f"{name} is not what nbs/index.ipynb gives\n" for name in stale(root)
-            )
-            or 0
-        )
+        said = [f"{name} is not what nbs/index.ipynb gives\n" for name in stale(root)]
+        sys.exit("".join(said) or 0)
     write(root)
