@@ -9,6 +9,7 @@ __all__ = ['FourierEmbedding', 'bands', 'NoisingState', 'Conditioning', 'modulat
 
 # %% ../nbs/11_network.ipynb #110002
 import math
+import warnings
 
 import torch
 from fastcore.basics import patch
@@ -26,50 +27,89 @@ class FourierEmbedding(nn.Module):
         features: int = 32,  # size of the output, even: half sines, half cosines
         low: float = -20.0,  # log-SNR below this counts as this
         high: float = 30.0,  # log-SNR above this counts as this
-        finest: float = 4.0,  # shortest wavelength, in units of log-SNR; the longest is 4 (high - low)
+        finest: float = 4.0,  # shortest wavelength in log-SNR; longest: 4 (high - low)
     ):
         super().__init__()
         require(
             features > 0 and features % 2 == 0,
-            f"got features={features}: wanted an even number, a sine and a cosine a wave",
+            f"got features={features}: wanted an even number: sines and cosines",
         )
         require(
             low < high, f"got a log-SNR range from {low} to {high}: wanted low < high"
         )
         self.low, self.high = low, high
-        wavelengths = torch.logspace(
-            math.log10(4 * (high - low)),
-            math.log10(finest),
-            features // 2,
-            dtype=torch.float64,
-        )
-        self.register_buffer(
-            "frequencies", (2 * math.pi / wavelengths).float(), persistent=False
-        )
+        ends, f64 = (math.log10(4 * (high - low)), math.log10(finest)), torch.float64
+        wavelengths = torch.logspace(*ends, features // 2, dtype=f64)
+        frequencies = (2 * math.pi / wavelengths).to(torch.get_default_dtype())
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(
         self,
-        noise_level: Tensor,  # (batch,) log-SNR, any real number, infinite ones included
+        noise_level: Tensor,  # (batch,) log-SNR, any real number, ±infinity included
     ) -> Tensor:  # (batch, features)
-        angles = (
-            noise_level.to(self.frequencies.dtype).clamp(self.low, self.high) - self.low
-        )[:, None] * self.frequencies
+        "The embedding of each log-SNR."
+        level = noise_level.to(self.frequencies.dtype).clamp(self.low, self.high)
+        angles = (level - self.low)[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], -1)
 
 # %% ../nbs/11_network.ipynb #110011
+def _last_cut(best: list, S: list) -> tuple[list, list]:
+    "For each j the least best[i] + (S[j] - S[i])² with i < j, and where it is."
+    new, cut, hull, at = [math.inf] * len(S), [0] * len(S), [], 0
+    for j in range(1, len(S)):
+        i, at = j - 1, min(at, max(0, len(hull) - 1))
+        line = (S[i], best[i] + S[i] ** 2, i)  # as a function of S[j], but for S[j]²
+        if line[1] < math.inf:
+            while len(hull) > 1:  # drop lines that are nowhere lowest any more
+                (s, b, _), (u, c, _) = hull[-2:]
+                if (line[1] - b) * (u - s) > (c - b) * (line[0] - s):
+                    break
+                hull.pop()
+            hull.append(line)
+        height = [b - 2 * s * S[j] for s, b, _ in hull[at : at + 2]]
+        while len(height) == 2 and height[1] <= height[0]:
+            at += 1
+            height = [b - 2 * s * S[j] for s, b, _ in hull[at : at + 2]]
+        if height:
+            new[j], cut[j] = S[j] ** 2 + height[0], hull[at][2]
+    return new, cut
+
+
+def _even(counts: list, n: int) -> list:
+    "Which of n neighbouring groups each count goes to, with the least sum of squares."
+    S = [0]
+    for count in counts:
+        S.append(S[-1] + count)
+    best, cuts = [0] + [math.inf] * len(counts), []
+    for _ in range(n):
+        best, cut = _last_cut(best, S)
+        cuts.append(cut)
+    groups, end = [], len(counts)
+    for k in reversed(range(n)):
+        start = cuts[k][end]
+        groups, end = [k] * (end - start) + groups, start
+    return groups
+
+# %% ../nbs/11_network.ipynb #11001a
 def bands(
     order: Tensor,  # (*comp) any order of the components
-    n: int,  # groups, at most
+    n: int,  # groups; an order of fewer distinct values makes one of each
 ) -> Tensor:  # (*comp) int64 from 0, rising with the order, none of them empty
-    "Components in groups of neighbouring order."
+    "Components in n groups of neighbouring order, as even as equal values allow."
     require(n >= 1, f"want at least one group: got n={n}")
-    values, place, counts = torch.as_tensor(order).unique(
-        return_inverse=True, return_counts=True
+    order = torch.as_tensor(order)
+    require(
+        not order.isnan().any(), "got an order with NaN: look for them in the variances"
     )
-    middle = (
-        counts.cumsum(0) - counts / 2
-    ) / counts.sum()  # of each distinct value, as a share of all
-    return (middle * n).long().clamp(max=n - 1).unique(return_inverse=True)[1][place]
+    values, place, counts = order.unique(return_inverse=True, return_counts=True)
+    if n > len(values):
+        warnings.warn(
+            f"got n={n} groups for an order of {len(values)} distinct values: "
+            f"made {len(values)}, one of each value",
+            stacklevel=2,
+        )
+    groups = _even(counts.tolist(), min(n, len(values)))
+    return torch.tensor(groups, device=place.device)[place]
 
 # %% ../nbs/11_network.ipynb #110014
 class NoisingState(nn.Module):
@@ -91,84 +131,75 @@ class NoisingState(nn.Module):
         self,
         noise_level: Tensor,  # (batch, groups) log-SNR
     ) -> Tensor:  # (batch, groups, width)
+        "The tokens of each noising state."
         want = len(self.which)
         require(
             noise_level.ndim == 2 and noise_level.shape[1] == want,
-            f"got noise levels of shape {tuple(noise_level.shape)}: this network wants (batch, {want}), one for each group of components",
+            f"got noise levels of shape {tuple(noise_level.shape)}: this network wants "
+            f"(batch, {want}), one for each group of components",
         )
-        return F.silu(
-            self.noise(noise_level.flatten()).unflatten(0, noise_level.shape)
-            + self.which
-        )
+        noise = self.noise(noise_level.flatten()).unflatten(0, noise_level.shape)
+        return F.silu(noise + self.which)
 
 # %% ../nbs/11_network.ipynb #110017
 class Conditioning(nn.Module):
-    "One vector for each image: its noise, all at once or by groups of components, and its class."
+    "One vector for each image: its noise, of all or by groups, and its class."
 
     def __init__(
         self,
         embed: int,  # size of the vector
         classes: int = 0,  # number of classes; 0: unconditional
-        groups: int = 0,  # of components, each with a log-SNR of its own; 0: one log-SNR for all
-        tokens: bool = False,  # hand the tokens of the groups on; the vector then hears their mean log-SNR only
+        groups: int = 0,  # of components, each with a log-SNR; 0: one log-SNR for all
+        tokens: bool = False,  # pass tokens on; the vector has their mean log-SNR only
     ):
         super().__init__()
         require(
             groups > 0 or not tokens,
-            f"got groups={groups} and tokens: wanted groups > 0, there is a token for each",
+            f"got groups={groups} and tokens: wanted groups > 0, a token for each",
         )
-        self.classes, self.groups, fourier, hidden = (
-            classes,
-            groups,
-            FourierEmbedding(),
-            nn.Linear(embed, embed),
-        )
+        self.classes, self.groups = classes, groups
+        fourier = FourierEmbedding()
+        hidden = nn.Linear(embed, embed)
         self.state = NoisingState(groups) if groups else None
         self.tokens = nn.Linear(self.state.which.shape[1], embed) if tokens else None
-        self.noise = (
-            nn.Sequential(
-                nn.Flatten(),
-                nn.Linear(self.state.which.numel(), embed),
-                nn.SiLU(),
-                hidden,
-            )
-            if groups and not tokens
-            else nn.Sequential(
-                fourier,
-                nn.Linear(2 * len(fourier.frequencies), embed),
-                nn.SiLU(),
-                hidden,
-            )
-        )
+        if groups and not tokens:
+            first, inputs = nn.Flatten(), self.state.which.numel()
+        else:
+            first, inputs = fourier, 2 * len(fourier.frequencies)
+        second = nn.Linear(inputs, embed)
+        self.noise = nn.Sequential(first, second, nn.SiLU(), hidden)
         self.label = nn.Embedding(classes + 1, embed) if classes else None
 
-    def forward(
-        self,
-        noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
-        labels: Tensor
-        | None = None,  # (batch,) integers 0..classes; `classes` and None both mean "no class"
-    ) -> Tensor:  # (batch, embed), or with tokens (batch, 1 + groups, embed)
-        require(
-            labels is None or self.classes > 0,
-            "got labels for a network of classes=0: leave them out, or build it with classes=n",
-        )
-        state = self.state(noise_level) if self.groups else None
-        c = self.noise(
-            noise_level
-            if state is None
-            else noise_level.mean(1)
-            if self.tokens
-            else state
-        )
-        if self.label is not None:
-            if labels is None:
-                labels = torch.full(c.shape[:1], self.classes, device=c.device)
-            c = c + self.label(labels)
-        return (
-            F.silu(c)
-            if self.tokens is None
-            else torch.cat([F.silu(c)[:, None], self.tokens(state)], 1)
-        )
+# %% ../nbs/11_network.ipynb #11001b
+@patch
+def forward(
+    self: Conditioning,
+    noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
+    # (batch,) integers 0..classes; `classes` and None both mean "no class"
+    labels: Tensor | None = None,
+) -> Tensor:  # (batch, embed), or with tokens (batch, 1 + groups, embed)
+    "The vector, followed by the tokens where they are passed on."
+    require(
+        labels is None or self.classes > 0,
+        "got labels for a network of classes=0: leave them out, or build it with "
+        "classes=n",
+    )
+    require(
+        labels is None or not labels.is_floating_point(),
+        "got labels that are floating point, want integers: labels.long()",
+    )
+    level, state = noise_level, None
+    if self.groups:
+        state = self.state(noise_level)
+        level = noise_level.mean(1, dtype=state.dtype) if self.tokens else state
+    c = self.noise(level)
+    if self.label is not None:
+        if labels is None:
+            labels = torch.full(c.shape[:1], self.classes, device=c.device)
+        c = c + self.label(labels.long())
+    if self.tokens is None:
+        return F.silu(c)
+    return torch.cat([F.silu(c)[:, None], self.tokens(state)], 1)
 
 # %% ../nbs/11_network.ipynb #110020
 def modulated_norm(
@@ -186,7 +217,7 @@ def modulated_norm(
 # %% ../nbs/11_network.ipynb #110023
 def zeroed(
     layer: nn.Module,  # any module with parameters
-) -> nn.Module:  # the same module, which now answers 0
+) -> nn.Module:  # the same module, whose output is now 0
     "The layer, all its parameters set to zero in place."
     for p in layer.parameters():
         nn.init.zeros_(p)
@@ -194,7 +225,7 @@ def zeroed(
 
 
 class ResidualBlock(nn.Module):
-    "x + conv(silu(modulated_norm(conv(silu(norm(x)))))), the last convolution zero at the start."
+    "x + conv(silu(modulated_norm(conv(silu(norm(x)))))), the last one zero at first."
 
     def __init__(
         self,
@@ -215,18 +246,20 @@ class ResidualBlock(nn.Module):
         x: Tensor,  # (batch, channels, H, W)
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, channels, H, W)
+        "x and what the convolutions add to it."
         scale, shift = self.film(c).chunk(2, -1)
         h = modulated_norm(self.conv1(F.silu(self.norm(x))), scale, shift, self.groups)
         return x + self.conv2(self.dropout(F.silu(h)))
 
 # %% ../nbs/11_network.ipynb #110026
 class SelfAttention(nn.Module):
-    "Every pixel looks at every other; the output projection is zero at the start."
+    "Every pixel attends to every other; the output projection is zero at first."
 
     def __init__(
         self,
         channels: int,  # channels that arrive and leave
-        head_width: int = 32,  # channels of one head where that divides `channels`; else one head takes them all
+        # channels of one head where that divides `channels`; else one head has them all
+        head_width: int = 32,
     ):
         super().__init__()
         self.heads = channels // head_width if channels % head_width == 0 else 1
@@ -238,18 +271,15 @@ class SelfAttention(nn.Module):
         self,
         x: Tensor,  # (batch, channels, H, W)
     ) -> Tensor:  # (batch, channels, H, W)
-        qkv = (
-            self.qkv(self.norm(x))
-            .unflatten(1, (3, self.heads, -1))
-            .flatten(-2)
-            .transpose(-1, -2)
-        )  # (batch, 3, heads, pixels, width)
+        "x and what attention adds to it."
+        qkv = self.qkv(self.norm(x)).unflatten(1, (3, self.heads, -1)).flatten(-2)
+        qkv = qkv.transpose(-1, -2)  # (batch, 3, heads, pixels, width)
         h = F.scaled_dot_product_attention(*qkv.unbind(1))
         return x + self.proj(h.transpose(-1, -2).reshape(x.shape))
 
-
+# %% ../nbs/11_network.ipynb #11002a
 class CrossAttention(nn.Module):
-    "Every pixel asks the tokens; the output projection is zero at the start."
+    "Every pixel attends to the tokens; the output projection is zero at first."
 
     def __init__(
         self,
@@ -258,27 +288,24 @@ class CrossAttention(nn.Module):
     ):
         super().__init__()
         self.norm = nn.GroupNorm(math.gcd(channels, 8), channels)
-        self.q, self.kv, self.proj = (
-            nn.Conv2d(channels, channels, 1),
-            nn.Linear(embed, 2 * channels),
-            zeroed(nn.Conv2d(channels, channels, 1)),
-        )
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.kv = nn.Linear(embed, 2 * channels)
+        self.proj = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(
         self,
         x: Tensor,  # (batch, channels, H, W)
         tokens: Tensor,  # (batch, groups, embed)
     ) -> Tensor:  # (batch, channels, H, W)
-        q, (k, v) = (
-            self.q(self.norm(x)).flatten(2).transpose(1, 2),
-            self.kv(tokens).chunk(2, -1),
-        )
+        "x and what attention adds to it."
+        q = self.q(self.norm(x)).flatten(2).transpose(1, 2)
+        k, v = self.kv(tokens).chunk(2, -1)
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj(h.transpose(1, 2).reshape(x.shape))
 
 # %% ../nbs/11_network.ipynb #110027
 class Block(nn.Module):
-    "A residual block, followed by attention to the noising state and to itself where that is asked for."
+    "A residual block, then cross- and self-attention where they are wanted."
 
     def __init__(
         self,
@@ -286,7 +313,7 @@ class Block(nn.Module):
         embed: int,  # size of the conditioning vector
         dropout: float = 0.0,  # 0..1, in the residual block
         attention: bool = False,  # whether self-attention follows
-        cross: bool = False,  # whether attention to the tokens of the noising state follows
+        cross: bool = False,  # whether attention to the noising state follows
     ):
         super().__init__()
         self.residual = ResidualBlock(channels, embed, dropout)
@@ -296,8 +323,9 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,  # (batch, channels, H, W)
-        c: Tensor,  # (batch, embed) conditioning vector, or with tokens (batch, 1 + groups, embed)
+        c: Tensor,  # (batch, embed) conditioning vector, or (batch, 1 + groups, embed)
     ) -> Tensor:  # (batch, channels, H, W)
+        "One after the other."
         x = self.residual(x, c if c.ndim == 2 else c[:, 0])
         return self.attention(x if self.cross is None else self.cross(x, c[:, 1:]))
 
@@ -316,13 +344,14 @@ class Blocks(nn.ModuleList):
         x: Tensor,  # (batch, channels, H, W)
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, channels, H, W)
+        "The output of the last block."
         for block in self:
             x = block(x, c)
         return x
 
-
+# %% ../nbs/11_network.ipynb #11003a
 class Level(nn.Module):
-    "Blocks down, what happens on the coarser grids, and blocks up that read what each block down left."
+    "Blocks down, the coarser grids, and blocks up that read what those down left."
 
     def __init__(
         self,
@@ -334,9 +363,11 @@ class Level(nn.Module):
         super().__init__()
         require(
             len(down) == len(up),
-            f"got {len(down)} blocks down and {len(up)} up: wanted as many, for each hands over to its opposite",
+            f"got {len(down)} blocks down and {len(up)} up: wanted as many, for each "
+            "passes its output to its opposite",
         )
-        self.down, self.inner, self.up = nn.ModuleList(down), inner, nn.ModuleList(up)
+        self.down, self.inner = nn.ModuleList(down), inner
+        self.up = nn.ModuleList(up)
         self.skip = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in up)
 
     def forward(
@@ -344,6 +375,7 @@ class Level(nn.Module):
         x: Tensor,  # (batch, channels, H, W)
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, channels, H, W)
+        "Down, inner, and up again."
         left = []
         for block in self.down:
             left.append(x := block(x, c))
@@ -372,6 +404,7 @@ class Coarser(nn.Module):
         x: Tensor,  # (batch, channels, H, W), H and W even
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, channels, H, W)
+        "Halved, through `inner`, narrowed and doubled."
         return F.interpolate(self.narrow(self.inner(self.halve(x), c)), scale_factor=2)
 
 # %% ../nbs/11_network.ipynb #110040
@@ -380,95 +413,96 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        channels_in: int,  # channels of x: image channels × phase coordinates
-        channels_out: int
-        | None = None,  # channels of the output; None: as many as come in
+        channels_in: int,  # channels of x: phase coordinates × image channels
+        channels_out: int | None = None,  # of the output; None: as many as come in
         width: int = 16,  # the unit of channels
-        mults=(
-            1,
-            2,
-            2,
-        ),  # channels of each level in units of width; each level halves the grid of the one before
+        mults=(1, 2, 2),  # channels of each level in units of width; each halves sides
         blocks: int = 1,  # blocks on each level, each way
-        attention=(),  # levels (0: the finest) whose blocks attend
+        attention=(),  # levels (0: the finest) whose blocks have self-attention
         classes: int = 0,  # number of classes; 0: unconditional
         dropout: float = 0.0,  # 0..1, in the residual blocks
+        *,
         embed: int | None = None,  # size of the conditioning vector; None: 8 × width
         middle: int = 5,  # further blocks at the bottom
-        groups: int = 0,  # of components, each with a log-SNR of its own; 0: one log-SNR for all
-        cross=(),  # levels whose blocks attend to the groups; with none every block hears all groups in its vector
+        groups: int = 0,  # of components, each with a log-SNR; 0: one log-SNR for all
+        cross=(),  # levels that attend to the groups; none: all in the vector instead
     ):
         super().__init__()
-        channels_out, embed, mults = (
-            channels_out or channels_in,
-            embed or 8 * width,
-            list(mults),
-        )
-        attention, cross = list(attention), list(cross)
+        channels_out, embed = channels_out or channels_in, embed or 8 * width
+        mults, attention, cross = list(mults), list(attention), list(cross)
         require(len(mults) > 0, "got no mults: wanted one for each level, as (1, 2, 2)")
         require(
             set(attention + cross) <= set(range(len(mults))),
-            f"got attention={attention}, cross={cross}: mults={mults} has levels 0 to {len(mults) - 1}",
+            f"got attention={attention}, cross={cross}: "
+            f"mults={mults} has levels 0 to {len(mults) - 1}",
         )
-        self.config = dict(
-            channels_in=channels_in,
-            channels_out=channels_out,
-            width=width,
-            mults=mults,
-            blocks=blocks,
-            attention=attention,
-            classes=classes,
-            dropout=dropout,
-            embed=embed,
-            middle=middle,
-            groups=groups,
-            cross=cross,
-        )
-        chans, last = [width * m for m in mults], len(mults) - 1
-
-        def some(level, n):
-            return [
-                Block(chans[level], embed, dropout, level in attention, level in cross)
-                for _ in range(n)
-            ]
-
-        body = Blocks(some(last, middle))
-        for level in reversed(range(len(mults))):
-            body = Level(some(level, blocks), body, some(level, blocks), chans[level])
-            if level:
-                body = Coarser(body, chans[level - 1], chans[level])
+        self.config = dict(channels_in=channels_in, channels_out=channels_out)
+        self.config |= dict(width=width, mults=mults, blocks=blocks)
+        self.config |= dict(attention=attention, classes=classes, dropout=dropout)
+        self.config |= dict(embed=embed, middle=middle, groups=groups, cross=cross)
+        body = self._levels()
         self.conditioning = Conditioning(embed, classes, groups, tokens=bool(cross))
-        self.stem = nn.Conv2d(channels_in, chans[0], 3, padding=1)
+        self.stem = nn.Conv2d(channels_in, width * mults[0], 3, padding=1)
         self.body = body
-        self.head = nn.Sequential(
-            nn.GroupNorm(math.gcd(chans[0], 8), chans[0]),
-            nn.SiLU(),
-            zeroed(nn.Conv2d(chans[0], channels_out, 3, padding=1)),
-        )
+        self.head = self._output()
+
+# %% ../nbs/11_network.ipynb #11004a
+@patch
+def _levels(self: UNet) -> nn.Module:
+    "Levels nested from the inside out."
+    how = self.config
+    chans, last = [how["width"] * m for m in how["mults"]], len(how["mults"]) - 1
+
+    def some(level, n):
+        facts = (level in how["attention"], level in how["cross"])
+        size = (chans[level], how["embed"], how["dropout"])
+        return [Block(*size, *facts) for _ in range(n)]
+
+    body, n = Blocks(some(last, how["middle"])), how["blocks"]
+    for level in reversed(range(last + 1)):
+        body = Level(some(level, n), body, some(level, n), chans[level])
+        if level:
+            body = Coarser(body, chans[level - 1], chans[level])
+    return body
+
+
+@patch
+def _output(self: UNet) -> nn.Module:
+    "From the finest level to the output, zero at first."
+    channels, out = self.stem.out_channels, self.config["channels_out"]
+    norm = nn.GroupNorm(math.gcd(channels, 8), channels)
+    conv = zeroed(nn.Conv2d(channels, out, 3, padding=1))
+    return nn.Sequential(norm, nn.SiLU(), conv)
 
 # %% ../nbs/11_network.ipynb #110042
+def _check_floating(x: Tensor):
+    require(
+        x.is_floating_point(),
+        f"got x in {x.dtype}: wanted a floating point dtype, x.float(), and for bytes "
+        "of images gud_nb.data.normalise",
+    )
+
+
 @patch
 def forward(
     self: UNet,
-    x: Tensor,  # (batch, channels_in, H, W)
+    x: Tensor,  # (batch, channels_in, H, W), floating point
     noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
     labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
 ) -> Tensor:  # (batch, channels_out, H, W)
     "Zero before training; afterwards whatever it has learnt."
-    n, k, dtype = (
-        2 ** (len(self.config["mults"]) - 1),
-        self.config["channels_in"],
-        self.stem.weight.dtype,
-    )
+    levels, k = len(self.config["mults"]), self.config["channels_in"]
+    n, dtype = 2 ** (levels - 1), self.stem.weight.dtype
     require(
         x.ndim == 4 and x.shape[1] == k,
         f"got x of shape {tuple(x.shape)}: wanted (batch, {k}, H, W)",
     )
     require(
         x.shape[2] % n == 0 and x.shape[3] % n == 0,
-        f"got images of {x.shape[2]}×{x.shape[3]}: {len(self.config['mults'])} levels "
-        f"want height and width divisible by {n}; pad the images or give fewer mults",
+        f"got images of {x.shape[2]}×{x.shape[3]}: {levels} levels want height and "
+        f"width divisible by {n}; pad the images or give fewer mults",
     )
+    _check_floating(x)
     h = self.body(self.stem(x.to(dtype)), self.conditioning(noise_level, labels))
     return self.head(h).to(dtype)
 
@@ -490,7 +524,8 @@ class MLPBlock(nn.Module):
     ):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.linear1, self.film = nn.Linear(width, width), nn.Linear(embed, 2 * width)
+        self.linear1 = nn.Linear(width, width)
+        self.film = nn.Linear(embed, 2 * width)
         self.linear2 = zeroed(nn.Linear(width, width))
 
     def forward(
@@ -498,10 +533,10 @@ class MLPBlock(nn.Module):
         x: Tensor,  # (batch, width)
         c: Tensor,  # (batch, embed) conditioning vector
     ) -> Tensor:  # (batch, width)
+        "x and what the layers add to it."
         scale, shift = self.film(c).chunk(2, -1)
-        return x + self.linear2(
-            F.silu(torch.addcmul(shift, self.linear1(F.silu(self.norm(x))), 1 + scale))
-        )
+        h = torch.addcmul(shift, self.linear1(F.silu(self.norm(x))), 1 + scale)
+        return x + self.linear2(F.silu(h))
 
 # %% ../nbs/11_network.ipynb #110061
 class MLP(nn.Module):
@@ -515,44 +550,36 @@ class MLP(nn.Module):
         depth: int = 3,  # residual blocks
         classes: int = 0,  # number of classes; 0: unconditional
         embed: int | None = None,  # size of the conditioning vector; None: width
-        groups: int = 0,  # of components, each with a log-SNR of its own; 0: one log-SNR for all
+        groups: int = 0,  # of components, each with a log-SNR; 0: one log-SNR for all
     ):
         super().__init__()
+        shape_out, embed = shape_in if shape_out is None else shape_out, embed or width
         shape_in, shape_out = (
-            [s] if isinstance(s, int) else list(s)
-            for s in (shape_in, shape_in if shape_out is None else shape_out)
+            [s] if isinstance(s, int) else list(s) for s in (shape_in, shape_out)
         )
-        embed = embed or width
-        self.config = dict(
-            shape_in=shape_in,
-            shape_out=shape_out,
-            width=width,
-            depth=depth,
-            classes=classes,
-            embed=embed,
-            groups=groups,
-        )
+        self.config = dict(shape_in=shape_in, shape_out=shape_out, width=width)
+        self.config |= dict(depth=depth, classes=classes, embed=embed, groups=groups)
         self.conditioning = Conditioning(embed, classes, groups)
         self.stem = nn.Linear(math.prod(shape_in), width)
         self.body = Blocks(MLPBlock(width, embed) for _ in range(depth))
-        self.head = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.SiLU(),
-            zeroed(nn.Linear(width, math.prod(shape_out))),
-        )
+        last = zeroed(nn.Linear(width, math.prod(shape_out)))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), last)
 
-    def forward(
-        self,
-        x: Tensor,  # (batch, *shape_in)
-        noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
-        labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
-    ) -> Tensor:  # (batch, *shape_out)
-        want, dtype = self.config["shape_in"], self.stem.weight.dtype
-        require(
-            list(x.shape[1:]) == want,
-            f"got x of shape {tuple(x.shape)}: wanted (batch, {', '.join(map(str, want))})",
-        )
-        h = self.body(
-            self.stem(x.flatten(1).to(dtype)), self.conditioning(noise_level, labels)
-        )
-        return self.head(h).to(dtype).unflatten(1, self.config["shape_out"])
+# %% ../nbs/11_network.ipynb #11006a
+@patch
+def forward(
+    self: MLP,
+    x: Tensor,  # (batch, *shape_in), floating point
+    noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
+    labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
+) -> Tensor:  # (batch, *shape_out)
+    "Zero before training; afterwards whatever it has learnt."
+    want, dtype = self.config["shape_in"], self.stem.weight.dtype
+    require(
+        list(x.shape[1:]) == want,
+        f"got x of shape {tuple(x.shape)}: wanted (batch, {', '.join(map(str, want))})",
+    )
+    _check_floating(x)
+    c = self.conditioning(noise_level, labels)
+    h = self.body(self.stem(x.flatten(1).to(dtype)), c)
+    return self.head(h).to(dtype).unflatten(1, self.config["shape_out"])
