@@ -231,8 +231,10 @@ def test_number_used_twice(project):
 def test_long_cell(project):
     body = [
         "#| export",
+        "#| code-fold: true",
+        "@decorated",
         "def long(x):",
-        *[f"    x = x + {i}" for i in range(style.MAX_LINES - 2)],
+        *[f"    x = x + {i}" for i in range(style.MAX_LINES - 3)],
         "    return x",
     ]
     write(project, "00_one", [*ONE, "\n".join(body)])
