@@ -70,7 +70,7 @@ def as_time(
     )
     return t
 
-# %% ../nbs/00_core.ipynb #k7d8z7h2
+# %% ../nbs/00_core.ipynb #llnfninf
 def exact(
     x: Tensor,  # for its device
 ) -> torch.dtype:
@@ -153,7 +153,7 @@ def _known(name: str, allow: tuple, home: str, kind: str, wanted):
     )
     return known
 
-
+# %% ../nbs/00_core.ipynb #s1a79uov
 def rebuild(
     plain,  # what `describe` returned
     tensors: dict,  # the tensors set aside

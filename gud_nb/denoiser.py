@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Score', 'denoised', 'noise_variance', 'eps_from_data', 'data_from_eps', 'v_from_data', 'data_from_v', 'Law',
            'Gaussian', 'Independent', 'Spectral', 'Dense', 'LowRank', 'gaussian', 'fit_gaussian', 'fit_low_rank',
-           'Mixture', 'guided', 'clipped', 'labelled']
+           'Mixture', 'guided', 'clipped', 'labelled', 'image_level', 'timestep_at', 'from_eps_network',
+           'from_v_network', 'from_edm', 'from_azula']
 
 # %% ../nbs/06_denoiser.ipynb #060002
 import math
 import warnings
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,10 +20,10 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .basis import component_moments, moments, principal
-from .core import Const, exact, require
+from .core import Const, after_batch, exact, require
 from .diffusion import Kernel, LinearDiffusion
 
-# %% ../nbs/06_denoiser.ipynb #gns4blwc
+# %% ../nbs/06_denoiser.ipynb #i67c13i7
 @dataclass(frozen=True, eq=False)
 class Score:
     "The score of a diffusion's states, from a denoiser: called as `score(z, t)`."
@@ -63,7 +64,7 @@ def denoised(
     )
     return chi
 
-# %% ../nbs/06_denoiser.ipynb #g6cxyc32
+# %% ../nbs/06_denoiser.ipynb #8hsg6a4o
 def noise_variance(
     log_snr: float | Tensor,  # number, () or (batch,) or (batch or 1, *comp or 1s)
     y: Tensor,  # (batch, *comp) observation, for its axes and device
@@ -104,7 +105,7 @@ def data_from_eps(
     "Posterior mean $χ = y - σε$."
     return y - noise_variance(log_snr, y).sqrt().to(y) * eps
 
-# %% ../nbs/06_denoiser.ipynb #nsud3gn7
+# %% ../nbs/06_denoiser.ipynb #rzromj36
 def v_from_data(
     y: Tensor,  # (batch, *comp) observation
     chi: Tensor,  # (batch, *comp) posterior mean
@@ -125,8 +126,8 @@ def data_from_v(
     R = noise_variance(log_snr, y)
     return (y / (1 + R).to(y)) - (R.sqrt() * (1 + R).rsqrt()).to(y) * v
 
-# %% ../nbs/06_denoiser.ipynb #uatg1cvs
-class Law(ABC):
+# %% ../nbs/06_denoiser.ipynb #aobe9vcs
+class Law:
     "A law of data with a known denoiser: called as `law(y, log_snr)`."
 
     shape: tuple  # (*comp)
@@ -140,21 +141,21 @@ class Law(ABC):
         "The posterior mean $E[χ|y]$."
         return self.denoise(y, log_snr)
 
-    @abstractmethod
     def denoise(
         self,
         y: Tensor,  # (batch, *comp) observation
         log_snr: float | Tensor,  # number, (batch,) or (batch or 1, *comp or 1s)
     ) -> Tensor:  # (batch, *comp)
-        "The posterior mean $E[χ|y]$."
+        "The posterior mean $E[χ|y]$; subclasses define it."
+        raise NotImplementedError(f"{type(self).__name__} must define denoise")
 
-    @abstractmethod
     def log_prob(
         self,
         y: Tensor,  # (batch, *comp) observation, or data
         log_snr: float | Tensor = math.inf,  # as for denoise; inf: no noise
     ) -> Tensor:  # (batch,) nats, float64
-        "Log density of noisy data."
+        "Log density of noisy data; subclasses define it."
+        raise NotImplementedError(f"{type(self).__name__} must define log_prob")
 
     def _checked(self, y: Tensor):
         "Raise unless observations have the axes of the law."
@@ -164,54 +165,69 @@ class Law(ABC):
             f"want (batch, {', '.join(map(str, self.shape))})",
         )
 
-# %% ../nbs/06_denoiser.ipynb #e4f31uxf
+# %% ../nbs/06_denoiser.ipynb #pcmia38w
 class Gaussian(Law):
-    "A normal law of components; subclasses say how $C + R$ is applied."
+    "A normal law: subclasses give `gain`, `solve`, `root`, `log_det` and `variance`."
+
+    mean: Tensor  # (*comp)
 
     @property
     def shape(self) -> tuple:
         "Axes of the components, (*comp)."
         return tuple(self.mean.shape)
 
-    @abstractmethod
-    def gain(
-        self,
-        v: Tensor,  # (batch, *comp)
-        R: Tensor,  # (batch or 1, *comp or 1s) noise variance
-    ) -> Tensor:  # (batch, *comp)
-        "$C(C+R)^{-1}v$."
+    def _missing(self, name: str):
+        raise NotImplementedError(f"{type(self).__name__} must define {name}")
 
-    @abstractmethod
-    def solve(
-        self,
-        v: Tensor,  # (batch, *comp)
-        R: Tensor,  # (batch or 1, *comp or 1s) noise variance
-    ) -> Tensor:  # (batch, *comp)
-        "$(C+R)^{-1}v$."
+# %% ../nbs/06_denoiser.ipynb #dksts4eu
+@patch
+def gain(
+    self: Gaussian,
+    v: Tensor,  # (batch, *comp)
+    R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+) -> Tensor:  # (batch, *comp)
+    "$C(C+R)^{-1}v$."
+    self._missing("gain")
 
-    @abstractmethod
-    def root(
-        self,
-        v: Tensor,  # (batch, *comp)
-        R: Tensor,  # (batch or 1, *comp or 1s) noise variance
-    ) -> Tensor:  # (batch, *comp)
-        "A square root of $C + R$ applied to v."
 
-    @abstractmethod
-    def log_det(
-        self,
-        R: Tensor,  # (batch or 1, *comp or 1s) noise variance
-    ) -> Tensor:  # (batch or 1,)
-        "$\\log\\det(C + R)$."
+@patch
+def solve(
+    self: Gaussian,
+    v: Tensor,  # (batch, *comp)
+    R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+) -> Tensor:  # (batch, *comp)
+    "$(C+R)^{-1}v$."
+    self._missing("solve")
 
-    @abstractmethod
-    def variance(
-        self,
-        R: Tensor,  # (batch or 1, *comp or 1s) noise variance
-    ) -> Tensor:  # (batch or 1, *comp or 1s)
-        "Posterior variance; averaged where one rotation mixes all components."
 
-# %% ../nbs/06_denoiser.ipynb #01sucku1
+@patch
+def root(
+    self: Gaussian,
+    v: Tensor,  # (batch, *comp)
+    R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+) -> Tensor:  # (batch, *comp)
+    "A square root of $C + R$ applied to v."
+    self._missing("root")
+
+# %% ../nbs/06_denoiser.ipynb #dpfuwgom
+@patch
+def log_det(
+    self: Gaussian,
+    R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+) -> Tensor:  # (batch or 1,)
+    "$\\log\\det(C + R)$."
+    self._missing("log_det")
+
+
+@patch
+def variance(
+    self: Gaussian,
+    R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+) -> Tensor:  # (batch or 1, *comp or 1s)
+    "Posterior variance; averaged where one rotation mixes all components."
+    self._missing("variance")
+
+# %% ../nbs/06_denoiser.ipynb #s7aorckx
 @patch
 def denoise(
     self: Gaussian,
@@ -249,10 +265,7 @@ def log_prob(
     square = (v * self.solve(v, R)).flatten(1).sum(1)
     return -(square + self.log_det(R) + v[0].numel() * math.log(2 * math.pi)) / 2
 
-
-Gaussian.__abstractmethods__ -= {"denoise", "log_prob"}
-
-# %% ../nbs/06_denoiser.ipynb #ur8r9rro
+# %% ../nbs/06_denoiser.ipynb #fg42neoc
 def _own(law: Law, **tensors: Tensor):
     "Set the fields of a frozen law in float64, each with a constant beside it."
     for name, value in tensors.items():
@@ -260,7 +273,7 @@ def _own(law: Law, **tensors: Tensor):
         object.__setattr__(law, name, value)
         object.__setattr__(law, f"_{name}", Const(value))
 
-
+# %% ../nbs/06_denoiser.ipynb #d8sdktio
 @dataclass(frozen=True, eq=False)
 class Independent(Gaussian):
     "Independent normal components."
@@ -300,7 +313,7 @@ class Independent(Gaussian):
         C = self._variances.like(R)
         return C / (1 + C / R)
 
-# %% ../nbs/06_denoiser.ipynb #ab7qx8pc
+# %% ../nbs/06_denoiser.ipynb #1njgccxu
 @dataclass(frozen=True, eq=False)
 class Spectral(Gaussian):
     "A normal law by its leading eigenvectors, and one variance for all the rest."
@@ -334,18 +347,23 @@ class Spectral(Gaussian):
     @cached_property
     def dense(self) -> "Dense":
         "The same law by its covariance matrix, for a noise level per component."
-        d, V = self.mean.numel(), self.vectors
-        require(
-            d <= 4096,
-            f"got {d} correlated components and a noise level for each, which takes "
-            "a matrix of that size: want at most 4096; or LowRank, or Independent in "
-            "a basis in which the components are uncorrelated",
-        )
-        C = V * (self.variances - self.rest) @ V.mT
-        C.diagonal().add_(self.rest)
-        return Dense(self.mean, C)
+        return _dense(self)
 
-# %% ../nbs/06_denoiser.ipynb #e0m6g66s
+# %% ../nbs/06_denoiser.ipynb #kisg1bdm
+def _dense(law: Spectral) -> "Dense":
+    "A law by its covariance matrix instead of its spectrum."
+    d, V = law.mean.numel(), law.vectors
+    require(
+        d <= 4096,
+        f"got {d} correlated components and a noise level for each, which takes "
+        "a matrix of that size: want at most 4096; or LowRank, or Independent in "
+        "a basis in which the components are uncorrelated",
+    )
+    C = V * (law.variances - law.rest) @ V.mT
+    C.diagonal().add_(law.rest)
+    return Dense(law.mean, C)
+
+# %% ../nbs/06_denoiser.ipynb #1xf7vwkj
 def _one_level(R: Tensor) -> bool:
     "Whether one noise level serves all components of an image."
     return all(n == 1 for n in R.shape[1:])
@@ -386,7 +404,7 @@ def solve(self: Spectral, v, R):
         return self.dense.solve(v, R)
     return self._apply(lambda C, R: 1 / (C + R), v, R)
 
-
+# %% ../nbs/06_denoiser.ipynb #a9xkmeug
 @patch
 def root(self: Spectral, v, R):
     if not _one_level(R):
@@ -408,10 +426,7 @@ def variance(self: Spectral, R):
     total = self._spectrum(lambda C, R: C / (1 + C / R), R)
     return (total / self.mean.numel()).reshape(R.shape)
 
-
-Spectral.__abstractmethods__ = frozenset()
-
-# %% ../nbs/06_denoiser.ipynb #b7i3adjz
+# %% ../nbs/06_denoiser.ipynb #ocyoo14h
 @dataclass(frozen=True, eq=False)
 class Dense(Gaussian):
     "A normal law by its covariance matrix."
@@ -453,7 +468,7 @@ class Dense(Gaussian):
         parts = zip(v.flatten(1).split(1), R)
         return torch.cat([f(one, r) for one, r in parts]).reshape(v.shape)
 
-# %% ../nbs/06_denoiser.ipynb #prkwcqto
+# %% ../nbs/06_denoiser.ipynb #dxw9wmzh
 @patch
 def _factor(self: Dense, R: Tensor) -> tuple[Tensor, Tensor]:
     "$W = R^{-1/2}$ (d,), and the Cholesky factor of $I + WCW$ (d, d)."
@@ -492,10 +507,7 @@ def variance(self: Dense, R):
         out.append(r * (1 - inverse.diagonal()).clamp(min=0))
     return torch.stack(out).reshape(-1, *self.shape)
 
-
-Dense.__abstractmethods__ = frozenset()
-
-# %% ../nbs/06_denoiser.ipynb #1thws2ei
+# %% ../nbs/06_denoiser.ipynb #e7mwwcbl
 @dataclass(frozen=True, eq=False)
 class LowRank(Gaussian):
     "A normal law with a few common factors: covariance $FF^⊤ + diag(ψ)$."
@@ -530,7 +542,7 @@ class LowRank(Gaussian):
         K.diagonal(dim1=1, dim2=2).add_(1)
         return q, Sq, torch.linalg.cholesky(K)
 
-# %% ../nbs/06_denoiser.ipynb #axs7eqe7
+# %% ../nbs/06_denoiser.ipynb #i940lsxl
 @patch
 def _common(self: LowRank, v: Tensor, L: Tensor) -> Tensor:
     "$FK^{-1}F^⊤v$ for v (batch, d), with K = LL^⊤ for one level or one each."
@@ -571,7 +583,7 @@ def log_det(self: LowRank, R):
     _, Sq, L = self._factor(R)
     return 2 * L.diagonal(dim1=1, dim2=2).log().sum(1) - Sq.log().sum(1)
 
-
+# %% ../nbs/06_denoiser.ipynb #fkkiuua1
 @patch
 def variance(self: LowRank, R):
     q, Sq, L = self._factor(R)
@@ -580,10 +592,7 @@ def variance(self: LowRank, R):
     psi = self._rest.like(q).flatten()
     return (q * (psi + q * H.square().sum(1))).reshape(-1, *self.shape)
 
-
-LowRank.__abstractmethods__ = frozenset()
-
-# %% ../nbs/06_denoiser.ipynb #4jqt68yi
+# %% ../nbs/06_denoiser.ipynb #mgnkprgv
 @patch(as_prop=True)
 def mean_variance(self: Gaussian) -> float:
     "Variance of a component, averaged over all of them."
@@ -634,7 +643,7 @@ def _rank(rank: int | None, d: int) -> int:
     )
     return min(rank or d, d)
 
-# %% ../nbs/06_denoiser.ipynb #t4t0vv34
+# %% ../nbs/06_denoiser.ipynb #82c9e5te
 def fit_gaussian(
     chi: Tensor,  # (n, *comp) components of data
     independent: bool = False,  # component variances only
@@ -692,7 +701,7 @@ def fit_low_rank(
     rest = (psi * scale**2).reshape(shape)
     return LowRank(mean.reshape(shape), F * scale[:, None], rest)
 
-
+# %% ../nbs/06_denoiser.ipynb #p9i6tgnb
 def _leading(chi: Tensor, mean: Tensor, scale: Tensor, rank: int):
     "A function of weights w: leading eigenpairs of the correlations, scaled by w."
     if len(mean) > 2048:  # without a d×d matrix
@@ -826,7 +835,7 @@ def log_prob(
     "Log density of noisy data."
     return self._answers(y, log_snr)[0]
 
-
+# %% ../nbs/06_denoiser.ipynb #h8zpg4dy
 @patch
 def sample(
     self: Mixture,
@@ -843,10 +852,7 @@ def sample(
     scale = ((v if len(v) == 1 else v[j]) + R).sqrt()
     return self._means.like(noise)[j] + scale.to(noise) * noise
 
-
-Mixture.__abstractmethods__ = frozenset()
-
-# %% ../nbs/06_denoiser.ipynb #18wfwpbw
+# %% ../nbs/06_denoiser.ipynb #g0c863jh
 def guided(
     f,  # denoiser or score with the condition
     other,  # the same without it
@@ -877,3 +883,140 @@ def labelled(
 ):  # a denoiser of (y, log_snr)
     "The denoiser for given labels."
     return lambda y, log_snr: denoiser(y, log_snr, labels)
+
+# %% ../nbs/06_denoiser.ipynb #1ax66vp1
+def image_level(
+    y: Tensor,  # (batch, *comp) observations
+    log_snr: float | Tensor,  # log-SNR: a number, () or (batch or 1, 1, ..., 1)
+) -> Tensor:  # (batch or 1, 1, ..., 1) float64, on the device of `y`
+    "The log-SNR of each image; raises `ValueError` for a level per component."
+    log_snr = torch.as_tensor(log_snr, dtype=torch.float64, device=y.device)
+    level = after_batch(log_snr, y.ndim)
+    singles = (1,) * (y.ndim - 1)
+    require(
+        level.shape in ((1, *singles), (len(y), *singles)),
+        f"got log-SNRs of shape {tuple(log_snr.shape)} for observations "
+        f"{tuple(y.shape)}, want one level per image, () or {(len(y), *singles)}: "
+        "this network takes one; use a schedule that all components share",
+    )
+    return level
+
+
+def timestep_at(
+    table: Tensor,  # (steps,) log-SNRs of timesteps 0, 1, ..., decreasing
+    log_snr: Tensor,  # (n,) in the dtype and on the device of `table`
+) -> Tensor:  # (n,) in [0, steps - 1], fractional
+    "The timestep at a log-SNR, linear between entries, the nearest end outside them."
+    last = len(table) - 1
+    i = torch.searchsorted(-table, -log_snr).clamp(1, last)
+    before = table[i - 1]
+    return (i - 1 + (before - log_snr) / (before - table[i])).clamp(0, last)
+
+
+def _named(keyword: str, labels: Tensor | None) -> dict:
+    "Labels as keyword arguments, none if there are none."
+    return {} if labels is None else {keyword: labels}
+
+# %% ../nbs/06_denoiser.ipynb #rut0fha1
+def _on_timesteps(network: Callable, alphas_cumprod: Tensor, keyword: str) -> Callable:
+    "A network of `x = αy` and a timestep as a function of y, log-SNR and labels."
+    bars = torch.as_tensor(alphas_cumprod).double()
+    inside = bars.ndim == 1 and len(bars) > 1 and 0 <= bars.min() and bars.max() <= 1
+    require(
+        inside and bool((bars.diff() < 0).all()),
+        f"got alphas_cumprod of shape {tuple(bars.shape)}, want (steps,) in [0, 1], "
+        "decreasing with the timestep: pass the scheduler's `alphas_cumprod`",
+    )
+    tiny = torch.finfo(bars.dtype).tiny  # a last ᾱ of 0 has a finite log-SNR, -708
+    table = Const(bars.clamp(tiny).log() - (1 - bars).clamp(tiny).log())
+
+    def output(y, level, labels):
+        t = timestep_at(table.like(level), level.flatten()).float().expand(len(y))
+        x = torch.sigmoid(level).sqrt().to(y) * y
+        out = network(x, t, **_named(keyword, labels))
+        out = getattr(out, "sample", out).to(y)
+        return out[:, : y.shape[1]]  # channels beyond these are a learned variance
+
+    return output
+
+# %% ../nbs/06_denoiser.ipynb #jzpv9917
+def from_eps_network(
+    network: Callable,  # `network(x, timestep)` → noise, plain or as `.sample`
+    alphas_cumprod: Tensor,  # (steps,) ᾱ of each timestep, decreasing in [0, 1]
+    keyword: str = "class_labels",  # name of the network's argument for labels
+) -> Callable:  # denoiser(y, log_snr, labels=None) -> (batch, *comp)
+    "Denoiser `y - σ·eps(αy, timestep)` from a DDPM network (Ho et al. 2020, eq. 15)."
+    eps = _on_timesteps(network, alphas_cumprod, keyword)
+
+    def denoiser(y, log_snr, labels=None):
+        level = image_level(y, log_snr)
+        sigma = torch.exp(-level / 2).to(y)
+        return y - sigma * eps(y, level, labels)
+
+    return denoiser
+
+
+def from_v_network(
+    network: Callable,  # `network(x, timestep)` → v, plain or as `.sample`
+    alphas_cumprod: Tensor,  # (steps,) ᾱ of each timestep, decreasing in [0, 1]
+    keyword: str = "class_labels",  # name of the network's argument for labels
+) -> Callable:  # denoiser(y, log_snr, labels=None) -> (batch, *comp)
+    "Denoiser `α²y - √(1-α²)·v(αy, timestep)` (Salimans & Ho 2022, section 4)."
+    v = _on_timesteps(network, alphas_cumprod, keyword)
+
+    def denoiser(y, log_snr, labels=None):
+        level = image_level(y, log_snr)
+        signal = torch.sigmoid(level).to(y)
+        noise = torch.sigmoid(-level).sqrt().to(y)
+        return signal * y - noise * v(y, level, labels)
+
+    return denoiser
+
+# %% ../nbs/06_denoiser.ipynb #pmbupamx
+def from_edm(
+    denoiser: Callable,  # `D(y, sigma)` → (batch, *comp), sigma (batch,)
+    keyword: str = "class_labels",  # name of its argument for labels
+) -> Callable:  # denoiser(y, log_snr, labels=None) -> (batch, *comp)
+    "Denoiser from one of EDM or k-diffusion (Karras et al. 2022, eq. 7)."
+
+    def adapted(y, log_snr, labels=None):
+        sigma = torch.exp(-image_level(y, log_snr) / 2).flatten().to(y)
+        return denoiser(y, sigma.expand(len(y)), **_named(keyword, labels)).to(y)
+
+    return adapted
+
+# %% ../nbs/06_denoiser.ipynb #3e3fimfc
+def _time_at(schedule: Callable, log_snr: Tensor) -> Tensor:
+    "The t in [0, 1] where 2 log(α/σ) falls to `log_snr`, by bisection."
+    low = torch.zeros_like(log_snr)
+    high = torch.ones_like(log_snr)
+    for _ in range(60):
+        t = (low + high) / 2
+        alpha, sigma = schedule(t)
+        late = 2 * (alpha.log() - sigma.log()) < log_snr
+        low = torch.where(late, low, t)
+        high = torch.where(late, t, high)
+    return (low + high) / 2
+
+
+def from_azula(
+    denoiser: Callable,  # `denoiser(x, t).mean`, `.schedule(t)` → (alpha, sigma)
+    keyword: str = "label",  # name of its argument for labels
+) -> Callable:  # denoiser(y, log_snr, labels=None) -> (batch, *comp)
+    "Denoiser from one of azula, at the t in [0, 1] of nearest log-SNR."
+    schedule = getattr(denoiser, "schedule", None)
+    require(
+        callable(schedule),
+        f"got a {type(denoiser).__name__} without a schedule, want a denoiser of azula "
+        "with `schedule(t)` -> (alpha, sigma): set its `schedule`",
+    )
+
+    def adapted(y, log_snr, labels=None):
+        precise = torch.promote_types(y.dtype, torch.float32)
+        level = image_level(y, log_snr).flatten().to(precise)
+        t = _time_at(denoiser.schedule, level)
+        alpha = after_batch(denoiser.schedule(t)[0], y.ndim).to(y)
+        t = t[0] if len(t) == 1 else t  # azula: () is one time for all
+        return denoiser(alpha * y, t, **_named(keyword, labels)).mean.to(y)
+
+    return adapted

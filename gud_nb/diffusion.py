@@ -76,7 +76,7 @@ class LinearDiffusion:
                 f"{name} must be (..., {k}, {k}) for this recipe: "
                 f"got {None if C is None else tuple(C.shape)}",
             )
-        why = getattr(self.recipe, "inadmissible", lambda: None)()
+        why = self.recipe.inadmissible()
         require(why is None, f"this recipe cannot generate: {why}")
         if self.by_snr:
             object.__setattr__(self, "schedule", _by_snr(self))
@@ -94,7 +94,7 @@ class LinearDiffusion:
             "of shape (*t.shape, *shape); set `shape` to its component axes",
         )
 
-# %% ../nbs/05_diffusion.ipynb #z100j0mt
+# %% ../nbs/05_diffusion.ipynb #704cfnqu
 @patch(as_prop=True)
 def k(self: LinearDiffusion) -> int:
     "Number of phases."
@@ -154,7 +154,7 @@ def B(
     t = as_time(t)
     return self._line_up(self.schedule.B(t), t, like)
 
-
+# %% ../nbs/05_diffusion.ipynb #g59z42lw
 @patch
 def beta(
     self: LinearDiffusion,
@@ -195,7 +195,7 @@ def frame_at(
     inverse = tril_inverse(T)
     return Frame(Phi, T, inverse, (inverse @ Phi[..., :1])[..., 0])
 
-
+# %% ../nbs/05_diffusion.ipynb #efn80fjx
 @patch
 def frame(
     self: LinearDiffusion,
@@ -255,7 +255,7 @@ def perturb(
         mean = act(Phi, lift(chi, self.k, aux))
     return Perturbed(act(L, noise, mean), noise, mean, L)
 
-
+# %% ../nbs/05_diffusion.ipynb #dsusv1qs
 @patch
 def draw_aux(
     self: LinearDiffusion,
@@ -356,7 +356,7 @@ def reverse_drift(
     r = self.recipe.on(beta.device)
     return act(-state_layout(beta * r.D), s, act(state_layout(beta * r.A / 2), z))
 
-
+# %% ../nbs/05_diffusion.ipynb #0e03ogh9
 @patch
 def flow(
     self: LinearDiffusion,
@@ -406,7 +406,7 @@ def kernel(
     log_snr = snr.log().to(like.device, exact(like))
     return Kernel(phi, w, T, inverse, row, pull, precision, (1 / snr).to(like), log_snr)
 
-
+# %% ../nbs/05_diffusion.ipynb #cjk15a5z
 @patch
 def kernel(
     self: LinearDiffusion,
@@ -417,7 +417,7 @@ def kernel(
     self._fits(t, z)
     return self.frame(t, z).kernel(z)
 
-# %% ../nbs/05_diffusion.ipynb #tgue8485
+# %% ../nbs/05_diffusion.ipynb #ramzjh6v
 @patch
 def observe(
     self: Kernel,
@@ -456,7 +456,7 @@ def noise(
     "The expected noise $T^{-1}z - wχ$, which is $-T^⊤s$."
     return act(self.inverse, z, -self.w * chi[:, None])
 
-# %% ../nbs/05_diffusion.ipynb #i94gclg0
+# %% ../nbs/05_diffusion.ipynb #pks1jm50
 class Observation(NamedTuple):
     "A state taken apart: $z = φy + rest$, where rest is independent of data and y."
 
@@ -568,7 +568,7 @@ class SNRSchedule(Schedule):
         gamma = self.inner.gamma(t)  # dγ/dt = (dB/dt) / σ(γ) on the inner schedule
         return self.table(gamma)[1] * self.inner.beta(t) / torch.sigmoid(gamma)
 
-
+# %% ../nbs/05_diffusion.ipynb #k38999y0
 def _by_snr(d: LinearDiffusion) -> SNRSchedule:
     "The schedule of a diffusion read by its SNR; its table is kept if it fits."
     if not isinstance(d.schedule, SNRSchedule):

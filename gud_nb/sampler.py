@@ -15,6 +15,7 @@ from functools import cached_property
 from math import log, prod
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from .core import act, require, state_layout
@@ -66,12 +67,12 @@ class Sampler(ABC):
         facts = ", ".join(f"{n}={getattr(self, n)}" for n in _fields(Sampler))
         return f"{type(self).__name__}({facts})"
 
-
+# %% ../nbs/08_sampler.ipynb #4eufffyi
 def _fields(cls) -> dict:
     "The annotated names of a class."
     return vars(cls).get("__annotations__", {})
 
-# %% ../nbs/08_sampler.ipynb #u4r0ang5
+# %% ../nbs/08_sampler.ipynb #tdnsxyqh
 @dataclass(frozen=True, eq=False)
 class Grid:
     "The n steps of a grid: t and s < t, and what the coefficients are made of."
@@ -104,50 +105,46 @@ class Grid:
         return v.reshape(*v.shape, *ones, 1, 1)
 
     @cached_property
-    def B(self) -> Tensor:
-        "B at all times, (n+1, *comp or 1s)."
-        return self.diffusion.B(self.times, self.like)
-
-    @cached_property
     def frames(self) -> Frame:
         "Propagator, noise and signal at all times, (n+1, ...)."
         return self.diffusion.frame(self.times, self.like)
 
-    @property
-    def before(self) -> Frame:
-        "The frames where the steps begin."
-        return self.frames[:-1]
+# %% ../nbs/08_sampler.ipynb #jh4d66qf
+@patch(as_prop=True)
+def B(self: Grid) -> Tensor:
+    "B at all times, (n+1, *comp or 1s)."
+    return self.diffusion.B(self.times, self.like)
 
-    @property
-    def after(self) -> Frame:
-        "The frames where the steps end."
-        return self.frames[1:]
 
-    @cached_property
-    def kernels(self) -> list[Kernel]:
-        "The perturbation kernels at all times, for states."
-        all_times = self.frames.kernel(self.like)
-        return [all_times[i : i + 1] for i in range(len(self.times))]
+@patch(as_prop=True)
+def before(self: Grid) -> Frame:
+    "The frames where the steps begin."
+    return self.frames[:-1]
 
-# %% ../nbs/08_sampler.ipynb #4abx7mfo
+
+@patch(as_prop=True)
+def after(self: Grid) -> Frame:
+    "The frames where the steps end."
+    return self.frames[1:]
+
+
+@patch
+def kernels(
+    self: Grid,
+) -> list[Kernel]:  # n+1, each of one time
+    "The perturbation kernels at all times, for states."
+    all_times = self.frames.kernel(self.like)
+    return [all_times[i : i + 1] for i in range(len(self.times))]
+
+# %% ../nbs/08_sampler.ipynb #8268drbb
+@dataclass(frozen=True, eq=False)
 class Local:
     "Score, posterior mean and expected noise of states at one time of a grid."
 
-    def __init__(
-        self,
-        grid: Grid,  # with all times
-        score,  # a Score or model with a denoiser, or a function (z, t) -> score
-        i: int,  # which of the times
-    ):
-        self.grid, self.source, self.i = grid, score, i
-        self.t = grid.times[i].item()
-        own = getattr(score, "diffusion", None) is grid.diffusion
-        self.denoiser = getattr(score, "denoiser", None) if own else None
-
-    @property
-    def kernel(self) -> Kernel:
-        "The perturbation kernel at this time."
-        return self.grid.kernels[self.i]
+    t: float  # the time
+    source: object  # a function (z, t) -> score
+    denoiser: object  # called as (y, log_snr), or None: then the source is used
+    kernel: Kernel  # the perturbation kernel at this time
 
     def score(
         self,
@@ -164,25 +161,41 @@ class Local:
         )
         return s
 
-    def data(
-        self,
-        z: Tensor,  # (batch, k, *comp) state
-    ) -> Tensor:  # (batch, *comp)
-        "The posterior mean of the data."
-        if self.denoiser is not None:
-            return denoised(self.kernel, self.denoiser, z)
-        return self.kernel.data(z, self.score(z))
+# %% ../nbs/08_sampler.ipynb #irzbuz5y
+@patch
+def data(
+    self: Local,
+    z: Tensor,  # (batch, k, *comp) state
+) -> Tensor:  # (batch, *comp)
+    "The posterior mean of the data."
+    if self.denoiser is not None:
+        return denoised(self.kernel, self.denoiser, z)
+    return self.kernel.data(z, self.score(z))
 
-    def noise(
-        self,
-        z: Tensor,  # (batch, k, *comp) state
-    ) -> Tensor:  # (batch, k, *comp)
-        "The expected noise, $T^{-1}z - wχ = -T^⊤s$."
-        if self.denoiser is not None:
-            return self.kernel.noise(z, self.data(z))
-        return -act(self.kernel.T.transpose(1, 2), self.score(z))
 
-# %% ../nbs/08_sampler.ipynb #ab8jbk5b
+@patch
+def noise(
+    self: Local,
+    z: Tensor,  # (batch, k, *comp) state
+) -> Tensor:  # (batch, k, *comp)
+    "The expected noise, $T^{-1}z - wχ = -T^⊤s$."
+    if self.denoiser is not None:
+        return self.kernel.noise(z, self.data(z))
+    return -act(self.kernel.T.transpose(1, 2), self.score(z))
+
+
+@patch
+def places(
+    self: Grid,
+    score,  # a Score or model with a denoiser, or a function (z, t) -> score
+) -> list[Local]:  # n+1
+    "Where a score is evaluated; its denoiser is used, if it has one."
+    own = getattr(score, "diffusion", None) is self.diffusion
+    denoiser = getattr(score, "denoiser", None) if own else None
+    both = zip(self.times.tolist(), self.kernels())
+    return [Local(t, score, denoiser, kernel) for t, kernel in both]
+
+# %% ../nbs/08_sampler.ipynb #sguvrl5j
 def _drift(grid: Grid, at_start: bool, half: float) -> tuple[Tensor, Tensor, Tensor]:
     "hβA/2 and half·hβD in state layout, and hβ, with β at one end of each step."
     h, r = grid.t - grid.s, grid.recipe
@@ -213,7 +226,7 @@ class EulerMaruyama(Sampler):
         A, D, G = c
         return act(G, noise, act(D, here.score(z), act(A, z)))
 
-
+# %% ../nbs/08_sampler.ipynb #utahw9io
 class FlowEuler(Sampler):
     "$z ← Az + Ds$, Euler's method on the probability flow."
 
@@ -227,7 +240,7 @@ class FlowEuler(Sampler):
         A, D = c
         return act(D, here.score(z), act(A, z))
 
-# %% ../nbs/08_sampler.ipynb #pm4pxqp6
+# %% ../nbs/08_sampler.ipynb #aahp6iww
 class Heun(Sampler):
     "Heun's method on the probability flow: the mean of the velocities at both ends."
 
@@ -325,7 +338,7 @@ class ExponentialHeun(Sampler):
         guess = act(A, z, move * chi[:, None])
         return guess + later * (there.data(guess) - chi)[:, None]
 
-
+# %% ../nbs/08_sampler.ipynb #uqkikh43
 ddim = DDIM()
 exponential_heun = ExponentialHeun()
 
@@ -393,7 +406,7 @@ def _finite(level: Tensor, eps: float):
         "or stop the schedule earlier",
     )
 
-# %% ../nbs/08_sampler.ipynb #ismr36nt
+# %% ../nbs/08_sampler.ipynb #uan0yo99
 def even_log_snr(
     source: Schedule | LinearDiffusion,  # schedules, one or one per component
     n: int,  # number of steps
@@ -523,7 +536,7 @@ def prepare(
     "All that a run needs of its times, computed before its loop."
     table = [c.to(grid.like) for c in sampler.coefficients(grid)]
     rows = zip(*(c.split(1) for c in table))
-    places = [Local(grid, score, i) for i in range(len(grid.times))]
+    places = grid.places(score)
     return list(zip(rows, places[:-1], places[1:]))
 
 
@@ -593,7 +606,7 @@ def sample(
     _sound(z, grid.times, broken)
     return z
 
-
+# %% ../nbs/08_sampler.ipynb #ok1lsxng
 def _same_device(generator: torch.Generator | None, z: Tensor):
     "Raise unless a generator is on the device of the state."
     where = None if generator is None else generator.device
@@ -662,19 +675,26 @@ def propagate(
         M = _columns(z[1:] - z[0], joint)
         C = M @ C @ M.mT
     else:
-        require(
-            not sampler.memory, f"{sampler!r} has a memory and noise: follow `joint`"
-        )
-        xi = torch.zeros(draws, *z.shape, dtype=torch.float64)
-        for j in range(draws):
-            xi[j, 1 + (j + 1) * n : 1 + (j + 2) * n] = units
-        xi = xi[0] if draws == 1 else xi
-        for c, here, there in plan:
-            out = sampler.update(c, here, there, z, xi, past)
-            M = _columns(out[1 : 1 + n] - out[0], joint)
-            N = _columns(out[1 + n :] - out[0], joint)
-            C = M @ C @ M.mT + N @ N.mT
+        C = _with_noise(sampler, plan, C, z, units, joint)
     return C if joint or shape else C.reshape(k, k)
+
+# %% ../nbs/08_sampler.ipynb #xgu2xauq
+def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool) -> Tensor:
+    "The covariance step by step, where every step adds noise."
+    require(
+        not sampler.memory, f"{sampler!r} has both a memory and noise: not supported"
+    )
+    n, draws = len(units), sampler.noises
+    xi = torch.zeros(draws, *z.shape, dtype=z.dtype)
+    for j in range(draws):
+        xi[j, 1 + (j + 1) * n : 1 + (j + 2) * n] = units
+    xi = xi[0] if draws == 1 else xi
+    for c, here, there in plan:
+        out = sampler.update(c, here, there, z, xi, [])
+        M = _columns(out[1 : 1 + n] - out[0], joint)
+        N = _columns(out[1 + n :] - out[0], joint)
+        C = M @ C @ M.mT + N @ N.mT
+    return C
 
 
 def _columns(z: Tensor, joint: bool) -> Tensor:
