@@ -37,7 +37,7 @@ def act(
     first = M[:, :, 0], z[:, None, 0]
     out = first[0] * first[1] if plus is None else torch.addcmul(plus, *first)
     for j in range(1, z.shape[1]):
-        out = torch.addcmul(out, M[:, :, j], z[:, None, j])
+        out.addcmul_(M[:, :, j], z[:, None, j])
     return out
 
 
