@@ -661,7 +661,7 @@ def test_long_line(project):
 
 
 def test_long_line_of_the_package(project):
-    names = "__all__ = [" + "'name', " * 20 + "]\n"
+    names = f'"""{"Words " * 20}"""\n\n__all__ = [{"1, " * 40}]\n'
     file = project / "gud_nb/one.py"
     file.write_text(f"{names}{long_line(88)}\n", encoding="utf-8")
     assert style.long_lines(project) == []
