@@ -96,20 +96,28 @@ class Grid:
         "Where they end, (n,)."
         return self.times[1:]
 
-    def matrices(
-        self,
-        v: Tensor,  # (n,) or (n, *comp or 1s)
-    ) -> Tensor:  # (n, *comp or 1s, 1, 1)
-        "Numbers of the steps as factors of matrices."
-        ones = (1,) * (self.like.ndim - 1 - v.ndim)
-        return v.reshape(*v.shape, *ones, 1, 1)
-
     @cached_property
     def frames(self) -> Frame:
         "Propagator, noise and signal at all times, (n+1, ...)."
         return self.diffusion.frame(self.times, self.like)
 
+    @cached_property
+    def kernels(self) -> list[Kernel]:
+        "The perturbation kernels at all times, for states."
+        all_times = self.frames.kernel(self.like)
+        return [all_times[i : i + 1] for i in range(len(self.times))]
+
 # %% ../nbs/08_sampler.ipynb #jh4d66qf
+@patch
+def matrices(
+    self: Grid,
+    v: Tensor,  # (n,) or (n, *comp or 1s)
+) -> Tensor:  # (n, *comp or 1s, 1, 1)
+    "Numbers of the steps as factors of matrices."
+    ones = (1,) * (self.like.ndim - 1 - v.ndim)
+    return v.reshape(*v.shape, *ones, 1, 1)
+
+
 @patch(as_prop=True)
 def B(self: Grid) -> Tensor:
     "B at all times, (n+1, *comp or 1s)."
@@ -127,15 +135,6 @@ def after(self: Grid) -> Frame:
     "The frames where the steps end."
     return self.frames[1:]
 
-
-@patch
-def kernels(
-    self: Grid,
-) -> list[Kernel]:  # n+1, each of one time
-    "The perturbation kernels at all times, for states."
-    all_times = self.frames.kernel(self.like)
-    return [all_times[i : i + 1] for i in range(len(self.times))]
-
 # %% ../nbs/08_sampler.ipynb #8268drbb
 @dataclass(frozen=True, eq=False)
 class Local:
@@ -144,7 +143,13 @@ class Local:
     t: float  # the time
     source: object  # a function (z, t) -> score
     denoiser: object  # called as (y, log_snr), or None: then the source is used
-    kernel: Kernel  # the perturbation kernel at this time
+    grid: Grid  # all times
+    i: int  # which of them this is
+
+    @property
+    def kernel(self) -> Kernel:
+        "The perturbation kernel at this time."
+        return self.grid.kernels[self.i]
 
     def score(
         self,
@@ -192,8 +197,10 @@ def places(
     "Where a score is evaluated; its denoiser is used, if it has one."
     own = getattr(score, "diffusion", None) is self.diffusion
     denoiser = getattr(score, "denoiser", None) if own else None
-    both = zip(self.times.tolist(), self.kernels())
-    return [Local(t, score, denoiser, kernel) for t, kernel in both]
+    if denoiser is not None:
+        self.kernels  # made now, not in the loop
+    times = enumerate(self.times.tolist())
+    return [Local(t, score, denoiser, self, i) for i, t in times]
 
 # %% ../nbs/08_sampler.ipynb #sguvrl5j
 def _drift(grid: Grid, at_start: bool, half: float) -> tuple[Tensor, Tensor, Tensor]:
