@@ -517,6 +517,7 @@ def test_word_within_a_word_is_free(project, cell):
         ("key = getattr(t, '_version', 0)", "_version"),
         ("key = make.__qualname__, t", "__qualname__"),
         ("def once(make): return make()", "once"),
+        ("x = diffusion.once(make)", "once"),
         ("class A:\n    def f(self): self._recent = {}", "_recent"),
         ("from weakref import WeakKeyDictionary\nd = WeakKeyDictionary()", "Weak"),
         ("def f(self, r): return self._calm[0] is r", "by identity"),
@@ -544,6 +545,7 @@ def test_cache_with_a_key_that_is_no_value(project, code, word):
         "name = f'{c.__module__}.{c.__qualname__}'",
         "def f(a): return a is None or a._b is None",
         "x = ids(3), o.id, o.version",
+        "once = 3",
     ],
 )
 def test_memory_by_value_is_free(project, code):

@@ -683,7 +683,8 @@ def kept(node: ast.AST, tree: ast.Module) -> Iterator[str]:
         yield "reads the _version of a tensor: pass on what was computed from it"
     if name == "__qualname__" and not full_name(node, tree):
         yield "uses __qualname__ without the module: two functions can share it"
-    if name in REMEMBERED or re.fullmatch(r"Weak\w*Dictionary", str(name)):
+    kept_in = not isinstance(node, ast.Name) and name in REMEMBERED
+    if kept_in or re.fullmatch(r"Weak\w*Dictionary", str(name)):
         yield f"remembers in {name}: compute once before the loop and pass it on"
     if isinstance(node, ast.Compare) and by_identity(node):
         yield f"compares {ast.unparse(node)} by identity: compute it where it is needed"
