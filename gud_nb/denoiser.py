@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['Score', 'denoised', 'noise_variance', 'eps_from_data', 'data_from_eps', 'v_from_data', 'data_from_v', 'Law',
            'Gaussian', 'Independent', 'Spectral', 'Dense', 'LowRank', 'gaussian', 'fit_gaussian', 'fit_low_rank',
-           'Mixture', 'guided', 'clipped', 'labelled', 'image_level', 'timestep_at', 'from_eps_network',
-           'from_v_network', 'from_edm', 'from_azula']
+           'Mixture', 'guided', 'clipped', 'labelled', 'from_eps_network', 'from_v_network', 'from_edm', 'from_azula']
 
 # %% ../nbs/06_denoiser.ipynb #060002
 import math
@@ -885,7 +884,7 @@ def labelled(
     return lambda y, log_snr: denoiser(y, log_snr, labels)
 
 # %% ../nbs/06_denoiser.ipynb #1ax66vp1
-def image_level(
+def _image_level(
     y: Tensor,  # (batch, *comp) observations
     log_snr: float | Tensor,  # log-SNR: a number, () or (batch or 1, 1, ..., 1)
 ) -> Tensor:  # (batch or 1, 1, ..., 1) float64, on the device of `y`
@@ -902,7 +901,7 @@ def image_level(
     return level
 
 
-def timestep_at(
+def _timestep_at(
     table: Tensor,  # (steps,) log-SNRs of timesteps 0, 1, ..., decreasing
     log_snr: Tensor,  # (n,) in the dtype and on the device of `table`
 ) -> Tensor:  # (n,) in [0, steps - 1], fractional
@@ -931,7 +930,7 @@ def _on_timesteps(network: Callable, alphas_cumprod: Tensor, keyword: str) -> Ca
     table = Const(bars.clamp(tiny).log() - (1 - bars).clamp(tiny).log())
 
     def output(y, level, labels):
-        t = timestep_at(table.like(level), level.flatten()).float().expand(len(y))
+        t = _timestep_at(table.like(level), level.flatten()).float().expand(len(y))
         x = torch.sigmoid(level).sqrt().to(y) * y
         out = network(x, t, **_named(keyword, labels))
         out = getattr(out, "sample", out).to(y)
@@ -949,7 +948,7 @@ def from_eps_network(
     eps = _on_timesteps(network, alphas_cumprod, keyword)
 
     def denoiser(y, log_snr, labels=None):
-        level = image_level(y, log_snr)
+        level = _image_level(y, log_snr)
         sigma = torch.exp(-level / 2).to(y)
         return y - sigma * eps(y, level, labels)
 
@@ -965,7 +964,7 @@ def from_v_network(
     v = _on_timesteps(network, alphas_cumprod, keyword)
 
     def denoiser(y, log_snr, labels=None):
-        level = image_level(y, log_snr)
+        level = _image_level(y, log_snr)
         signal = torch.sigmoid(level).to(y)
         noise = torch.sigmoid(-level).sqrt().to(y)
         return signal * y - noise * v(y, level, labels)
@@ -980,7 +979,7 @@ def from_edm(
     "Denoiser from one of EDM or k-diffusion (Karras et al. 2022, eq. 7)."
 
     def adapted(y, log_snr, labels=None):
-        sigma = torch.exp(-image_level(y, log_snr) / 2).flatten().to(y)
+        sigma = torch.exp(-_image_level(y, log_snr) / 2).flatten().to(y)
         return denoiser(y, sigma.expand(len(y)), **_named(keyword, labels)).to(y)
 
     return adapted
@@ -1013,7 +1012,7 @@ def from_azula(
 
     def adapted(y, log_snr, labels=None):
         precise = torch.promote_types(y.dtype, torch.float32)
-        level = image_level(y, log_snr).flatten().to(precise)
+        level = _image_level(y, log_snr).flatten().to(precise)
         t = _time_at(denoiser.schedule, level)
         alpha = after_batch(denoiser.schedule(t)[0], y.ndim).to(y)
         t = t[0] if len(t) == 1 else t  # azula: () is one time for all

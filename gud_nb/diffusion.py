@@ -7,7 +7,6 @@ __all__ = ['hsm', 'Perturbed', 'lift', 'LinearDiffusion', 'Frame', 'frame_at', '
 
 # %% ../nbs/05_diffusion.ipynb #050002
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -62,9 +61,7 @@ class LinearDiffusion:
     recipe: Recipe  # D, Q, H
     schedule: Schedule  # B(t), one for all components or one for each
     Sigma0: Tensor | None = None  # (..., k, k) of a start that is integrated out (HSM)
-    aux_cov: Tensor | None = (
-        None  # (..., k, k) of an auxiliary start that is drawn (DSM)
-    )
+    aux_cov: Tensor | None = None  # (..., k, k) of a start that is drawn (DSM)
     by_snr: bool = False  # γ of the schedule is minus the log-SNR of this recipe
 
     def __post_init__(self):
@@ -288,9 +285,7 @@ def start_of(
 def prior(
     self: LinearDiffusion,
     noise: Tensor,  # (batch, k, *comp) standard normal
-    variance: float
-    | Tensor
-    | None = None,  # () or (*comp) of the data; None: data at 0
+    variance: float | Tensor | None = None,  # () or (*comp); None: data at 0
 ) -> Tensor:  # (batch, k, *comp)
     "Draw from the law of $z_1$ for data at 0, or for Gaussian data of a variance."
     comp, B = noise.shape[2:], self.B(1.0, noise)
@@ -556,19 +551,28 @@ class SNRSchedule(Schedule):
         "Times at which β jumps."
         return self.inner.breakpoints
 
-    @property
-    def members(self) -> tuple:
-        "The schedules of the images of a batch."
-        return tuple(SNRSchedule(m, self.table) for m in self.inner.members)
-
-    def B(self, t):
+    def B(
+        self,
+        t: Tensor,  # () or (batch,)
+    ) -> Tensor:  # (*t.shape, *shape)
+        "B at time t."
         return self.table(self.inner.gamma(t))[0]
 
-    def beta(self, t):
+    def beta(
+        self,
+        t: Tensor,  # () or (batch,)
+    ) -> Tensor:  # (*t.shape, *shape)
+        "β = dB/dt at time t."
         gamma = self.inner.gamma(t)  # dγ/dt = (dB/dt) / σ(γ) on the inner schedule
         return self.table(gamma)[1] * self.inner.beta(t) / torch.sigmoid(gamma)
 
 # %% ../nbs/05_diffusion.ipynb #k38999y0
+@patch(as_prop=True)
+def members(self: SNRSchedule) -> tuple:
+    "The schedules of the images of a batch."
+    return tuple(SNRSchedule(m, self.table) for m in self.inner.members)
+
+
 def _by_snr(d: LinearDiffusion) -> SNRSchedule:
     "The schedule of a diffusion read by its SNR; its table is kept if it fits."
     if not isinstance(d.schedule, SNRSchedule):
