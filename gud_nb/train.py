@@ -24,6 +24,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+# %% ../nbs/12_train.ipynb #4iikhd0k
 from .basis import Basis
 from .core import Const, describe, rebuild, require, write_atomic
 from .data import Images
@@ -88,6 +89,19 @@ def _groups_of(groups: Tensor | None, network: nn.Module, basis: Basis) -> Const
     )
     return Const(member / member.sum(0))
 
+# %% ../nbs/12_train.ipynb #dybqnz1e
+def _fitting(diffusion: LinearDiffusion, basis: Basis) -> LinearDiffusion:
+    "The diffusion, if its components can be those of the basis."
+    shape = tuple(basis.shape)
+    for own in (tuple(diffusion.schedule.shape), tuple(diffusion.recipe.shape)):
+        fits = len(own) == len(shape) and all(a in (1, b) for a, b in zip(own, shape))
+        require(
+            not own or fits,
+            f"the diffusion has components {own}, the basis gives {shape}: "
+            "make the schedule in this basis",
+        )
+    return diffusion
+
 # %% ../nbs/12_train.ipynb #xyh29ol7
 class DiffusionModel(nn.Module, ABC):
     "A network, a diffusion and a basis: what sampling, training and saving share."
@@ -124,19 +138,6 @@ class DiffusionModel(nn.Module, ABC):
         guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
     ) -> Callable:  # (z, t) -> score
         "The score for labels, perhaps guided away from that without."
-
-
-def _fitting(diffusion: LinearDiffusion, basis: Basis) -> LinearDiffusion:
-    "The diffusion, if its components can be those of the basis."
-    shape = tuple(basis.shape)
-    for own in (tuple(diffusion.schedule.shape), tuple(diffusion.recipe.shape)):
-        fits = len(own) == len(shape) and all(a in (1, b) for a, b in zip(own, shape))
-        require(
-            not own or fits,
-            f"the diffusion has components {own}, the basis gives {shape}: "
-            "make the schedule in this basis",
-        )
-    return diffusion
 
 # %% ../nbs/12_train.ipynb #120009
 @patch
@@ -239,18 +240,34 @@ class ScoreModel(DiffusionModel):
         self.law, self._mean, self._size = law, Const(law.mean), law.mean_variance
         self._log_variances = Const(law.component_variances.clamp(min=1e-12).log())
 
-    def eps(self, z, t, labels=None):
+    def eps(
+        self,
+        z: Tensor,  # (batch, k, *comp) state
+        t: float | Tensor,  # () or (batch,), in (0, 1]
+        labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+    ) -> Tensor:  # (batch, k, *comp)
+        "The expected noise in the coordinates of training, $-L^⊤s$."
         if self.diffusion.aux_cov is not None:
             return eps_from_score(self.diffusion, self(z, t, labels), t)
         kernel = self.diffusion.kernel(t, z)
         return kernel.noise(z, denoised(kernel, labelled(self.denoise, labels), z))
 
-    def conditional(self, labels=None, guidance=1.0) -> Score:
-        one = labelled(self.denoise, labels)
-        if labels is None or guidance == 1:
-            return Score(self.diffusion, one)
-        free = labelled(self.denoise, None)
-        return Score(self.diffusion, guided(one, free, guidance))
+# %% ../nbs/12_train.ipynb #0aw8hrnu
+@patch
+def conditional(
+    self: ScoreModel,
+    labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+    guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
+) -> Score:  # called as (z, t)
+    "The score for labels, perhaps guided away from that without (Ho & Salimans 2022)."
+    one = labelled(self.denoise, labels)
+    if labels is None or guidance == 1:
+        return Score(self.diffusion, one)
+    free = labelled(self.denoise, None)
+    return Score(self.diffusion, guided(one, free, guidance))
+
+
+ScoreModel.__abstractmethods__ = frozenset()
 
 # %% ../nbs/12_train.ipynb #120010
 @patch
@@ -289,7 +306,13 @@ def forward(
 class PhaseModel(DiffusionModel):
     "All phases in as channels, the noise of all phases out (Dockhorn et al. 2022)."
 
-    def eps(self, z, t, labels=None):
+    def eps(
+        self,
+        z: Tensor,  # (batch, k, *comp) state
+        t: float | Tensor,  # () or (batch,), in (0, 1]
+        labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+    ) -> Tensor:  # (batch, k, *comp)
+        "The expected noise in the coordinates of training: the network's answer."
         d, mixed = self.diffusion, torch.is_autocast_enabled(z.device.type)
         with torch.autocast(z.device.type, enabled=False):
             kernel = d.kernel(t, z)
@@ -305,11 +328,22 @@ class PhaseModel(DiffusionModel):
         "The score $-L^{-⊤}ε$."
         return score_from_eps(self.diffusion, self.eps(z, t, labels), t)
 
-    def conditional(self, labels=None, guidance=1.0):
-        def one(z, t):
-            return self(z, t, labels)
+# %% ../nbs/12_train.ipynb #s07rih8n
+@patch
+def conditional(
+    self: PhaseModel,
+    labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+    guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
+) -> Callable:  # (z, t) -> score
+    "The score for labels, perhaps guided away from that without (Ho & Salimans 2022)."
 
-        return one if labels is None or guidance == 1 else guided(one, self, guidance)
+    def one(z, t):
+        return self(z, t, labels)
+
+    return one if labels is None or guidance == 1 else guided(one, self, guidance)
+
+
+PhaseModel.__abstractmethods__ = frozenset()
 
 # %% ../nbs/12_train.ipynb #2cb7stej
 @patch
@@ -450,7 +484,7 @@ def sample(
 
 # %% ../nbs/12_train.ipynb #0paanpor
 @patch(as_prop=True)
-def device(self: DiffusionModel) -> torch.device:
+def device(self: DiffusionModel) -> torch.device:  # the CPU if it has no weights
     "Where the network is."
     return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
@@ -581,27 +615,7 @@ def _load_weights(network: nn.Module, tensors: dict, whose: str):
             "give the same sizes, or another folder"
         ) from e
 
-# %% ../nbs/12_train.ipynb #120024
-def from_pretrained(
-    name: str | Path,  # folder, shipped name, or user/model on the hub
-    allow: tuple = (),  # your own classes that may occur
-    device=None,  # of the network; None: the CPU
-) -> DiffusionModel:  # in evaluation mode
-    "Load a saved model; only classes of this package and those in `allow` are built."
-    folder = _folder(name)
-    config, tensors = _read(folder)
-    network = _network(config["network"], allow)
-    _load_weights(network, tensors, f"the model in {folder}")
-    names = ["diffusion", "basis", "law", "groups", "family"]
-    parts = {p: rebuild(config.get(p), tensors, allow) for p in names}
-    if config["class"] == "PhaseModel":
-        parts.pop("law")
-    kind = dict(ScoreModel=ScoreModel, PhaseModel=PhaseModel)[config["class"]]
-    model = kind(network, **parts, channel=config["channel"]).to(device)
-    model.about = config["about"]
-    return model.eval()
-
-
+# %% ../nbs/12_train.ipynb #yk129fau
 def _read(folder: Path) -> tuple[dict, dict]:
     "The two files of a model, checked."
     from safetensors.torch import load_file
@@ -622,6 +636,26 @@ def _read(folder: Path) -> tuple[dict, dict]:
         "ScoreModel or PhaseModel",
     )
     return config, tensors
+
+# %% ../nbs/12_train.ipynb #120024
+def from_pretrained(
+    name: str | Path,  # folder, shipped name, or user/model on the hub
+    allow: tuple = (),  # your own classes that may occur
+    device=None,  # of the network; None: the CPU
+) -> DiffusionModel:  # in evaluation mode
+    "Load a saved model; only classes of this package and those in `allow` are built."
+    folder = _folder(name)
+    config, tensors = _read(folder)
+    network = _network(config["network"], allow)
+    _load_weights(network, tensors, f"the model in {folder}")
+    names = ["diffusion", "basis", "law", "groups", "family"]
+    parts = {p: rebuild(config.get(p), tensors, allow) for p in names}
+    if config["class"] == "PhaseModel":
+        parts.pop("law")
+    kind = dict(ScoreModel=ScoreModel, PhaseModel=PhaseModel)[config["class"]]
+    model = kind(network, **parts, channel=config["channel"]).to(device)
+    model.about = config["about"]
+    return model.eval()
 
 
 DiffusionModel.from_pretrained = staticmethod(from_pretrained)
@@ -682,7 +716,7 @@ def rate(
     self: Training,
     step: int,  # steps done
     seconds: float,  # spent by `timer`
-) -> float:
+) -> float:  # > 0 before the end of the budget
     "The learning rate: warm-up, then a cosine down to 0."
     warm = min(1.0, (step + 1) / max(1, self.warmup))
     return self.lr * warm * (1 + math.cos(math.pi * self.used(step, seconds))) / 2
@@ -802,37 +836,38 @@ class Loss(nn.Module):
         self,
         model: DiffusionModel,  # whose network is trained
         plan: Training,  # weight, times, share of labels to drop
-        family: Family
-        | None = None,  # of schedules to draw from; None: the model's own
+        family: Family | None = None,  # of schedules; None: that of the model
     ):
         super().__init__()
         self.model, self.plan, self.family = model, plan, family
 
-    def forward(
-        self,
-        x: Tensor,  # (batch, *data)
-        labels: Tensor | None,  # (batch,) classes; None: none
-        generator: torch.Generator,  # of schedules, times and noise
-    ) -> Tensor:  # ()
-        "The mean loss of a batch."
-        model, plan, n, how = self.model, self.plan, len(x), dict(generator=generator)
-        if self.family is not None:
-            model = model.with_schedule(self.family.draw(n, generator))
-        d, comp = model.diffusion, model.basis.shape
-        how |= dict(device=x.device, dtype=x.dtype)
-        if labels is not None and plan.unlabelled:
-            drop = torch.rand(n, **how) < plan.unlabelled
-            labels = torch.where(drop, model.network.config["classes"], labels)
-        noise = torch.randn(n, d.k, *comp, **how)
-        aux = None if d.aux_cov is None else torch.randn(n, d.k - 1, *comp, **how)
-        t = _times(plan, d, spread_times(n, generator, device=x.device), self.family)
+# %% ../nbs/12_train.ipynb #j4bcgx4w
+@patch
+def forward(
+    self: Loss,
+    x: Tensor,  # (batch, *data)
+    labels: Tensor | None,  # (batch,) classes; None: none
+    generator: torch.Generator,  # of schedules, labels dropped, noise and times
+) -> Tensor:  # ()
+    "The mean loss of a batch."
+    model, plan, n = self.model, self.plan, len(x)
+    if self.family is not None:
+        model = model.with_schedule(self.family.draw(n, generator))
+    d, how = model.diffusion, dict(generator=generator, device=x.device, dtype=x.dtype)
+    if labels is not None and plan.unlabelled:
+        drop = torch.rand(n, **how) < plan.unlabelled
+        labels = torch.where(drop, model.network.config["classes"], labels)
+    noise, aux = torch.randn(n, d.k, *model.basis.shape, **how), None
+    if d.aux_cov is not None:
+        aux = torch.randn(n, d.k - 1, *model.basis.shape, **how)
+    t = _times(plan, d, spread_times(n, generator, device=x.device), self.family)
 
-        def eps(z, t):
-            return model.eps(z, t, labels)
+    def eps(z, t):
+        return model.eps(z, t, labels)
 
-        with torch.autocast(x.device.type, enabled=False):
-            chi = model.basis(x)
-        return score_matching(d, eps, chi, t, noise, aux, plan.weight).mean()
+    with torch.autocast(x.device.type, enabled=False):
+        chi = model.basis(x)
+    return score_matching(d, eps, chi, t, noise, aux, plan.weight).mean()
 
 
 def _times(plan: Training, d: LinearDiffusion, u: Tensor, family) -> Tensor:
@@ -966,6 +1001,15 @@ def _training_data(model: DiffusionModel, x, labels) -> tuple[Tensor, Tensor | N
     return x, model._labels(labels, len(x))
 
 
+def _bar(accelerator, progress: bool):
+    "A progress bar, or none."
+    from tqdm.auto import tqdm
+
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+    hidden = not progress or not accelerator.is_main_process
+    return tqdm(total=100, desc="training", disable=hidden, bar_format=form)
+
+
 def _accelerator(plan: Training, out, trackers, cpu: bool):
     "A fresh accelerator: a process may train twice, in other precision."
     from accelerate import Accelerator
@@ -986,8 +1030,7 @@ def fit(
     plan: Training,  # budget and settings, e.g. Training(minutes=2)
     labels: Tensor | None = None,  # (n,) classes; None: those of Images, if it has any
     *,
-    schedule: Family
-    | None = None,  # to draw each image's schedule from; None: the model's
+    schedule: Family | None = None,  # of each image's schedule; None: the model's
     out: Path | str | None = None,  # folder for checkpoint and loss.csv; None: no files
     resume: bool = False,  # go on from the checkpoint in `out`
     every: int = 50,  # steps between lines of the log
@@ -997,8 +1040,6 @@ def fit(
     cpu: bool = False,  # stay on the CPU even if there is a GPU
 ) -> list[dict]:  # the log: step, images, seconds, rate, loss, gradient
     "Train the network; it is left with averaged weights, in evaluation mode."
-    from tqdm.auto import tqdm
-
     x, labels = _training_data(model, x, labels)
     require(
         not resume or out is not None, "resume needs `out`, the earlier run's folder"
@@ -1012,17 +1053,13 @@ def fit(
     path, start = None if out is None else out / "checkpoint.safetensors", (0, 0.0)
     if resume:
         start = load_checkpoint(path, model.network, average, adam.optimizer)
-    hidden = not progress or not a.is_main_process
-    bar = tqdm(total=100, desc="training", unit="%", disable=hidden, bar_format=_BAR)
-    log = _loop(_Run(loss, adam, a, average, x, labels), path, start, every, keep, bar)
+    run, bar = _Run(loss, adam, a, average, x, labels), _bar(a, progress)
+    log = _loop(run, path, start, every, keep, bar)
     model.network.load_state_dict(average)
     model.eval()
     if trackers:
         a.end_training()
     return log
-
-
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
 # %% ../nbs/12_train.ipynb #120058
 @torch.no_grad()
