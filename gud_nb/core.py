@@ -104,7 +104,7 @@ def describe(
     tensors: dict,  # filled with the larger tensors, under their path
     path: str = "",  # where in the whole this value stands
     small: int = 32,  # tensors of at most so many entries stay in the JSON
-):  # dict, list, string, number or None
+) -> object:  # dict, list, string, number or None
     "Plain JSON for a value made of dataclasses; large tensors go into `tensors`."
 
     def part(v, name):
@@ -158,7 +158,7 @@ def rebuild(
     plain,  # what `describe` returned
     tensors: dict,  # the tensors set aside
     allow: tuple = (),  # your own classes that may occur
-):  # the value
+) -> object:  # the value
     "The value that `describe` wrote; makes only our dataclasses and those in `allow`."
     if isinstance(plain, list):
         return tuple(rebuild(p, tensors, allow) for p in plain)
@@ -232,7 +232,7 @@ def show_images(
     title: str | None = None,  # above the grid
     scale: float = 0.6,  # inches per image
     ax=None,  # matplotlib axes; default: a new figure
-):  # the matplotlib axes
+) -> object:  # the matplotlib axes
     "Show images in a grid and return the matplotlib axes."
     import matplotlib.pyplot as plt
 

@@ -599,7 +599,9 @@ def mean_variance(self: Gaussian) -> float:
 
 
 @patch
-def covariance_matrix(self: Gaussian) -> Tensor:
+def covariance_matrix(
+    self: Gaussian,
+) -> Tensor:  # (d, d)
     "The covariance (d, d) of the flattened components."
     eye = torch.eye(self.mean.numel(), dtype=torch.float64)
     eye = eye.reshape(-1, *self.shape)
@@ -856,7 +858,7 @@ def guided(
     f,  # denoiser or score with the condition
     other,  # the same without it
     weight: float = 1.0,  # 0: without, 1: with, more: beyond
-):  # a function of the same arguments
+) -> Callable:  # of the same arguments
     "The function `other + weight (f - other)` (Ho & Salimans 2022)."
 
     def inner(*args):
@@ -870,7 +872,7 @@ def clipped(
     denoiser,  # called as (y, log_snr, ...)
     low: float = -1.0,  # smallest posterior mean
     high: float = 1.0,  # largest, > low
-):  # a denoiser
+) -> Callable:  # a denoiser
     "The denoiser with its posterior mean clipped."
     require(high > low, f"want low < high: got low={low}, high={high}")
     return lambda *args: denoiser(*args).clamp(low, high)
@@ -879,7 +881,7 @@ def clipped(
 def labelled(
     denoiser,  # called as (y, log_snr, labels)
     labels: Tensor | None,  # (batch,) classes; None: none
-):  # a denoiser of (y, log_snr)
+) -> Callable:  # a denoiser of (y, log_snr)
     "The denoiser for given labels."
     return lambda y, log_snr: denoiser(y, log_snr, labels)
 

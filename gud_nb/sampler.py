@@ -57,8 +57,7 @@ class Sampler(ABC):
         here: "Local",  # score, posterior mean and noise at t
         there: "Local",  # the same at s < t
         z: Tensor,  # (batch, k, *comp) state at t
-        noise: Tensor
-        | None,  # like z; (noises, *z.shape) if there are several; or None
+        noise: Tensor | None,  # (noises, *z.shape); like z if there is one; or None
         past: list,  # predictions of earlier steps, newest first; kept by the update
     ) -> Tensor:  # (batch, k, *comp) state at s
         "One step."
@@ -273,9 +272,7 @@ heun = Heun()
 def analytic_step(
     recipe: Recipe,  # the forward process
     B: Tensor,  # (...) length of the step, B(t) - B(s)
-) -> tuple[
-    Tensor, Tensor
-]:  # in state layout: the propagator, and the factor of the noise
+) -> tuple[Tensor, Tensor]:  # propagator and factor of the noise, state layout
     "The linear half of the reverse process, exactly: the recipe with Q → -Q."
     back = recipe.reversed()
     return state_layout(phi(back, B)), state_layout(scale_tril(back, B))

@@ -423,15 +423,41 @@ def f(
 @pytest.mark.parametrize(
     "old,new,name",
     [
-        ("  # square units", "", "Disc.area"),
+        (' -> "Disc":  # of radius `by` r', ' -> "tuple[Disc]":', "Disc.grow"),
         (' -> "Disc":  # of radius `by` r', ":", "Disc.grow"),
         ("plot(self.r)", "yield 1", "Disc.draw"),
-        ("(self: Disc):", "(self: Disc) -> int:", "Disc.draw"),
+        ("(self: Disc):", "(self: Disc) -> Tensor:", "Disc.draw"),
     ],
 )
 def test_return_not_described(project, old, new, name):
     with_disc(project, (old, new))
     found(style.returns_described, project, "cell 5", f"{name} says nothing")
+
+
+RING = """
+
+class Ring(Disc):
+    def grow(self, by):
+        return self
+
+    def bend(self, angle) -> Tensor:
+        return angle
+"""
+
+
+@pytest.mark.parametrize(
+    "rule,message",
+    [
+        (style.documented, "Ring.bend has no docstring"),
+        (style.parameters_described, "Ring.bend says nothing of angle"),
+        (style.returns_described, "Ring.bend says nothing of what it returns"),
+    ],
+)
+def test_overriding_methods_inherit_their_words(project, rule, message):
+    with_disc(project, ("\n\n@patch\ndef draw", RING + "\n\n@patch\ndef draw"))
+    complaints = [c for c in rule(project) if "Ring" in c]
+    assert len(complaints) <= 2 and any(message in c for c in complaints)
+    assert not any("Ring.grow" in c for c in complaints)
 
 
 TUPLE = ("@dataclass(frozen=True)\nclass Disc:", "class Disc(NamedTuple):")

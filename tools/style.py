@@ -62,6 +62,7 @@ PLAIN = set(
 REMEMBERED = {"_latest", "_recent", "_memo", "_cache", "_cached", "once"}
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+SHAPED = r"Tensor|tuple|list|dict|Callable|object|ndarray"  # a comment says more
 SCOPES = (*FUNCTIONS, ast.ClassDef)
 SCRIPTS = ("tools", "tests", "studies", "benchmarks", "conftest.py", "setup.py")
 
@@ -314,6 +315,27 @@ def members(cell: Cell, node: ast.AST, private: bool) -> list[Thing]:
     ]
 
 
+def inherits_words(root: Path) -> set[str]:
+    "Methods `Class.name` that override one which a base class here has described."
+    every = things(root)
+    classes = [t for t in every if isinstance(t.node, ast.ClassDef)]
+    bases = {
+        t.name: [ast.unparse(b).split(".")[-1] for b in t.node.bases] for t in classes
+    }
+    said = {t.name for t in every if t.is_function and ast.get_docstring(t.node)}
+
+    def above(name: str) -> set[str]:
+        found = set(bases.get(name, ()))
+        return found.union(*(above(b) for b in found)) if found else found
+
+    out = set()
+    for t in (t for t in every if "." in t.name):
+        owner, _, method = t.name.rpartition(".")
+        if any(f"{b}.{method}" in said for b in above(owner)):
+            out.add(t.name)
+    return out
+
+
 def parameters(node: ast.AST) -> list[ast.arg]:
     "The parameters of a function, `self`, `*args` and those called `_` aside."
     a = node.args
@@ -556,11 +578,14 @@ def outputs_quiet(root: Path) -> list[str]:
 
 
 def documented(root: Path) -> list[str]:
-    "Every public function, class, method and property has a docstring."
+    "Every public function, class, method and property has a docstring, or inherits it."
+    inherited = inherits_words(root)
     bare = [
         t
         for t in things(root)
-        if not t.name.endswith(".__init__") and not ast.get_docstring(t.node)
+        if not t.name.endswith(".__init__")
+        and t.name not in inherited
+        and not ast.get_docstring(t.node)
     ]
     bad = [t.complain("has no docstring: one sentence") for t in bare]
     for t in things(root):
@@ -581,8 +606,8 @@ def documented(root: Path) -> list[str]:
 
 def parameters_described(root: Path) -> list[str]:
     "Every parameter of what is exported has a comment: its shape, unit or range."
-    bad = []
-    for t in (t for t in things(root) if t.is_function):
+    bad, inherited = [], inherits_words(root)
+    for t in (t for t in things(root) if t.is_function and t.name not in inherited):
         lines = {p.lineno: p.arg for p in parameters(t.node)}
         if t.node.returns:  # of two in a line, the later one has the comment
             lines[t.node.returns.lineno] = "return"
@@ -599,10 +624,14 @@ def parameters_described(root: Path) -> list[str]:
 
 
 def returns_described(root: Path) -> list[str]:
-    "Whatever exported code returns has a comment behind its `->`: its shape, mostly."
-    bad = []
+    "Tensors and collections that exported code returns have a comment: their shape."
+    bad, inherited = [], inherits_words(root)
     for t in (t for t in things(root) if t.is_function and returns(t.node)):
         hint = t.node.returns
+        plain = hint and not re.search(SHAPED, ast.unparse(hint))
+        prop = decorated(t.node, r"(functools\.)?(cached_)?property$|patch\(as_prop")
+        if plain or hint and prop or t.name in inherited:
+            continue  # a class or a number says what it is; a property in its docstring
         if not hint or not t.commented({hint.lineno: "return"}):
             bad.append(
                 t.complain("says nothing of what it returns: `) -> Tensor:  # (n, k)`")
