@@ -287,8 +287,7 @@ def soft_conditioning(
     a: float,  # strength of the hierarchy, ≥ 0: 0 none, 1 standard
     gamma_denoise: float = -7.0,  # each component starts with a log-SNR ≥ minus this
     gamma_noise: float = 3.0,  # and ends with a log-SNR ≤ minus this
-    order: Tensor
-    | None = None,  # (*comp), larger: noised earlier; None: -log variances
+    order: Tensor | None = None,  # (*comp), larger: earlier; None: -log variances
     whitened: bool = False,  # the diffusion acts on components scaled to variance 1
     clip: bool = False,  # stop each component at those two levels
 ) -> LinearGamma:  # of shape (*comp)
