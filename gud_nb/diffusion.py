@@ -83,13 +83,7 @@ class LinearDiffusion:
             f"the recipe has component axes {tuple(r)}, the schedule {s}: "
             "give both the same number of axes",
         )
-        seen = tuple(self.schedule.B(torch.tensor(0.5, dtype=torch.float64)).shape)
-        own = seen if self.schedule.images is None else seen[1:]
-        require(
-            own == s,
-            f"B of one time has shape {seen}, the schedule's `shape` is {s}: want B(t) "
-            "of shape (*t.shape, *shape); set `shape` to its component axes",
-        )
+        self.schedule.check()
 
 # %% ../nbs/05_diffusion.ipynb #704cfnqu
 @patch(as_prop=True)

@@ -8,7 +8,6 @@ __all__ = ['drift', 'stationarity_residual', 'derived', 'patch_derived', 'Recipe
 
 # %% ../nbs/01_recipe.ipynb #010002
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import sqrt
 
@@ -17,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import require
+from .core import alone, require
 
 # %% ../nbs/01_recipe.ipynb #010008
 def _rows(one: Callable, D: Callable, H: Callable, z: Tensor) -> Tensor:
@@ -158,12 +157,6 @@ def _check(D: Tensor, Q: Tensor, H: Tensor, tol: float = 1e-12):
     _holds("H", H, (low <= 0).double(), 0, law)
 
 # %% ../nbs/01_recipe.ipynb #01003c
-def _alone(f: Callable, *args):
-    "`f(*args)` in a thread of its own: no inference mode, no transform applies there."
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(f, *args).result()
-
-
 class derived:
     "A value that follows from the matrices of a recipe, kept with it once computed."
 
@@ -180,7 +173,7 @@ class derived:
             return self
         kept = vars(recipe)
         if self.name not in kept:  # two threads may compute it, one value is kept
-            value = _alone(self._compute, recipe)
+            value = alone(self._compute, recipe)
             kept.setdefault(self.name, value)
         return kept[self.name]
 
@@ -286,8 +279,8 @@ def on(
         return self
     copies = vars(self).setdefault("_copies", {})
     if device not in copies:
-        moved = _alone(lambda: [M.to(device) for M in (self.D, self.Q, self.H)])
-        copies.setdefault(device, _alone(Recipe, *moved))
+        moved = alone(lambda: [M.to(device) for M in (self.D, self.Q, self.H)])
+        copies.setdefault(device, alone(Recipe, *moved))
     return copies[device]
 
 
