@@ -163,33 +163,40 @@ def _fast(x: Tensor) -> bool:
 
 # %% ../nbs/04_basis.ipynb #04000c
 @cache
-def _turns(n: int) -> Const:
-    "√(2/n) exp(iπk/2n) for k ≤ n/2 (√(1/n) for k = 0), as pairs of real numbers."
+def _turns(n: int, back: bool) -> Const:
+    "√(2/n) exp(iπk/2n), k ≤ n/2 (√(1/n) at 0), or back, over |.|² n: real pairs."
     k = torch.arange(n // 2 + 1, dtype=torch.float64)
     turns = torch.polar(torch.full_like(k, (2 / n) ** 0.5), pi * k / (2 * n))
     turns[0] /= 2**0.5
+    turns = turns / turns.abs().square() / n if back else turns
     return Const(torch.view_as_real(turns))
 
 
 def _fast_dct(x: Tensor) -> Tensor:
     "Cosine coefficients along the last axis, by an FFT (Makhoul, 1980)."
-    n = x.shape[-1]
-    v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
-    c = torch.fft.rfft(v).conj() * torch.view_as_complex(_turns(n).like(x))
-    return torch.cat([c.real, c.imag[..., 1 : (n + 1) // 2].flip(-1)], -1)
+    n, half = x.shape[-1], x.shape[-1] // 2
+    v, c = torch.empty_like(x), torch.empty_like(x)
+    v[..., : n - half] = x[..., ::2]
+    v[..., n - half :] = x[..., 1::2].flip(-1)
+    V = torch.fft.ihfft(v, norm="forward")  # without 1/n: the conjugate of rfft
+    both = V * torch.view_as_complex(_turns(n, False).like(x))
+    c[..., : half + 1] = both.real
+    c[..., half + 1 :] = both.imag[..., 1 : n - half].flip(-1)
+    return c
 
 
 def _fast_idct(c: Tensor) -> Tensor:
     "Samples along the last axis from cosine coefficients."
-    n = c.shape[-1]
-    nothing = torch.zeros_like(c[..., :1])
-    mirrored = torch.cat([nothing, c[..., n - n // 2 :].flip(-1)], -1)
-    turns = torch.view_as_complex(_turns(n).like(c))
-    V = torch.complex(c[..., : n // 2 + 1], mirrored) / turns
-    v = torch.fft.irfft(V.conj(), n)
-    even, odd = v[..., : n - n // 2], v[..., n - n // 2 :].flip(-1)
-    pairs = torch.stack([even[..., : n // 2], odd], -1).flatten(-2)
-    return torch.cat([pairs, even[..., n // 2 :]], -1)
+    n, half = c.shape[-1], c.shape[-1] // 2
+    mirrored = torch.cat(
+        [torch.zeros_like(c[..., :1]), c[..., n - half :].flip(-1)], -1
+    )
+    both = torch.complex(c[..., : half + 1], mirrored).conj()
+    V = both * torch.view_as_complex(_turns(n, True).like(c))
+    v, x = torch.fft.irfft(V, n, norm="forward"), torch.empty_like(c)
+    x[..., ::2] = v[..., : n - half]
+    x[..., 1::2] = v[..., n - half :].flip(-1)
+    return x
 
 # %% ../nbs/04_basis.ipynb #04000d
 @dataclass(frozen=True)

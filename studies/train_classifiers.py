@@ -1,12 +1,13 @@
-"""Train the two classifiers whose features `gud_nb.evaluate` measures in, and write them to gud_nb/weights.
+"""Train the two classifiers whose features `gud_nb.evaluate` measures in.
 
     GUD_DATA=folder python studies/train_classifiers.py digits fashion_mnist
 
-Seed 0, one thread is enough: digits about 5 CPU-seconds, Fashion-MNIST about 200. The same seed, thread count and
-PyTorch version give the same weights.
+They are written to gud_nb/weights. Seed 0, one thread is enough: digits about 5
+CPU-seconds, Fashion-MNIST about 200. The same seed, thread count and PyTorch version
+give the same weights.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from gud_nb import data
@@ -19,12 +20,15 @@ SETTINGS = dict(
 )
 CARD = """# {title} classifier
 
-A small convolutional network (`gud_nb.evaluate.Classifier`, {parameters:,} parameters, float16) whose 64 penultimate activations serve as
-features for the Fréchet and energy distances of `gud_nb.evaluate`. It is a ruler for this package's samples and meant for nothing else:
+A small convolutional network (`gud_nb.evaluate.Classifier`, {parameters:,} \
+parameters, float16) whose 64 penultimate activations serve as
+features for the Fréchet and energy distances of `gud_nb.evaluate`. It is a ruler for \
+this package's samples and meant for nothing else:
 distances in its features cannot be compared with those in any other network's.
 
 * Data: {title}, {n_train} training images in [-1, 1], no augmentation.
-* Training: {epochs} epochs in batches of {batch}, AdamW, one cycle, seed {seed} (`studies/train_classifiers.py`).
+* Training: {epochs} epochs in batches of {batch}, AdamW, one cycle, seed {seed} \
+(`studies/train_classifiers.py`).
 * Accuracy on {n_test} test images: {accuracy:.1%}.
 """
 
@@ -35,25 +39,31 @@ def train(name: str):
     settings = SETTINGS[name]
     model = train_classifier(train_set.x, train_set.labels, classes=10, **settings)
     folder = WEIGHTS / f"{name.replace('_', '-')}-classifier"
-    facts = dict(
-        data=name, **settings, n_train=len(train_set.x), n_test=len(test_set.x)
-    )
+    sizes = dict(n_train=len(train_set.x), n_test=len(test_set.x))
+    facts = dict(data=name, **settings, **sizes)
     del facts["width"]
     save_classifier(folder, model, **facts)
-    facts["accuracy"] = round(
-        accuracy(load_classifier(folder), test_set.x, test_set.labels), 4
-    )  # of the float16 weights, as they ship
+    # of the float16 weights, as they ship
+    share = accuracy(load_classifier(folder), test_set.x, test_set.labels)
+    facts["accuracy"] = round(share, 4)
     save_classifier(folder, model, **facts)
     count = sum(p.numel() for p in model.parameters())
     title = dict(digits="Digits", fashion_mnist="Fashion-MNIST")[name]
-    (folder / "README.md").write_text(
-        CARD.format(title=title, parameters=count, **facts), encoding="utf-8"
-    )
+    card = CARD.format(title=title, parameters=count, **facts)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     print(
-        f"{name}: {count:,} parameters, accuracy {facts['accuracy']:.4f} on {facts['n_test']} test images, {folder}"
+        f"{name}: {count:,} parameters, accuracy {facts['accuracy']:.4f} "
+        f"on {facts['n_test']} test images, {folder}"
     )
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or SETTINGS:
+    about, _, rest = __doc__.partition("\n\n")
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=about, epilog=rest, formatter_class=form)
+    p.add_argument("names", nargs="*", metavar="NAME", help="digits, fashion_mnist")
+    names = p.parse_args().names or list(SETTINGS)
+    if set(names) - set(SETTINGS):
+        p.error(f"got {', '.join(names)}, want some of {', '.join(SETTINGS)}")
+    for name in names:
         train(name)

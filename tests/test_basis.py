@@ -2,7 +2,6 @@
 integers and precision."""
 
 import itertools
-import os
 import subprocess
 import sys
 import warnings
@@ -457,14 +456,3 @@ def test_facts_do_not_depend_on_the_default_precision():
             assert_close(a, b, rtol=0, atol=0)
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.parametrize("module", ["basis", "data", "network", "evaluate"])
-def test_imports_where_text_is_ascii(module):
-    ascii_only = dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
-    run = subprocess.run(
-        [sys.executable, "-c", f"import gud_nb.{module}"],
-        env=os.environ | ascii_only,
-        capture_output=True,
-    )
-    assert run.returncode == 0, run.stderr.decode(errors="replace")
