@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .core import act, after_batch, exact, require, state_layout
 from .denoiser import Gaussian, Independent, Score
-from .diffusion import LinearDiffusion, frame_at
+from .diffusion import Frame, LinearDiffusion, frame_at
 from .recipe import Recipe
 from .sampler import Grid, Sampler, marginal_covariance, propagate
 from .schedule import B_from_gamma, gamma_from_B
@@ -35,43 +35,62 @@ def _gauss(m: int) -> tuple[Tensor, Tensor, Tensor]:
     up_to = rise * (2 * n + 1) @ (P[:, :-1] * w[:, None]).T / 4
     return tuple(map(torch.as_tensor, ((1 + x) / 2, w / 2, up_to)))
 
-
-_POINTS, _SHARES, _UP_TO = _gauss(16)
-
-
-def _nodes(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    "B (m, n, ...) at points between two B (n, ...), even in γ; dB from there to there."
-    high, low = gamma_from_B(first), gamma_from_B(last)
-    gamma = high + (low - high) * after_batch(_POINTS, first.ndim + 1)
-    return B_from_gamma(gamma), (low - high) * torch.sigmoid(gamma)
+# %% ../nbs/08b_integrators.ipynb #1oq91urb
+_RULES = {
+    limit: _gauss(m) for limit, m in ((1.5, 10), (6, 20), (16, 40), (math.inf, 80))
+}
 
 
-def _total(v: Tensor) -> Tensor:
-    "The integral over a step of v (m, n, ...), given per unit of the way: (n, ...)."
-    return (_SHARES @ v.flatten(1)).reshape(v.shape[1:])
+@dataclass(frozen=True, eq=False)
+class _Nodes:
+    "Points in each of n steps between two values of B, for integrals over the steps."
 
+    first: Tensor  # (n, ...) B where the steps begin
+    last: Tensor  # (n, ...) B where they end
 
+    def __post_init__(self):
+        high, low = gamma_from_B(self.first), gamma_from_B(self.last)
+        widest = (high - low).abs().max().item()
+        points, *rule = next(_RULES[most] for most in _RULES if widest <= most)
+        gamma = high + (low - high) * after_batch(points, high.ndim + 1)
+        own = dict(B=B_from_gamma(gamma), dB=(low - high) * torch.sigmoid(gamma))
+        for name, value in dict(own, rule=rule).items():
+            object.__setattr__(self, name, value)
+
+    def frames(self, grid: Grid) -> Frame:
+        "Propagator, noise and signal at the points, (m, n, ...)."
+        return frame_at(grid.recipe, self.B, grid.diffusion.start)
+
+    def total(self, v: Tensor) -> Tensor:
+        "The integral over each step of v (m, n, ...) dB: (n, ...)."
+        return (self.rule[0] @ v.flatten(1)).reshape(v.shape[1:])
+
+    def so_far(self, v: Tensor) -> Tensor:
+        "The integral up to each of the points: (m, n, ...)."
+        return (self.rule[1] @ v.flatten(1)).reshape(v.shape)
+
+# %% ../nbs/08b_integrators.ipynb #4j457m1c
 def _in_parts(f, grid: Grid) -> list[Tensor]:
     "The tensors f(steps) of all steps, of few at a time where components are many."
     size, n = prod(grid.frames.T.shape[1:]), len(grid.t)
-    few = max(1, 2**21 // (size * len(_POINTS)))
+    few = max(1, 2**19 // (20 * size))
     parts = [f(slice(i, i + few)) for i in range(0, n, few)]
     return [torch.cat(v) for v in zip(*parts)]
 
-# %% ../nbs/08b_integrators.ipynb #7161suku
+# %% ../nbs/08b_integrators.ipynb #m71bt24a
 def _earlier(v: Tensor, j: int) -> Tensor:
     "v (n, ...) of j steps before; of the first step where there is none."
     return torch.cat([v[:1].expand(j, *v.shape[1:]), v[: len(v) - j]])[: len(v)]
 
 
-def _past(x: Tensor, order: int) -> tuple[list[Tensor], list[Tensor]]:
-    "Of x (n+1, ...) the present and earlier values at each step, and which don't count."
-    now, tenth = x[:-1], 0.1 * x.diff(dim=0).abs()
+def _past(x: Tensor, order: int, share: float) -> tuple[list[Tensor], list[Tensor]]:
+    "Present and earlier values of x (n+1, ...) at each step, and which are gone."
+    now, least = x[:-1], share * x.diff(dim=0).abs()
     points = [_earlier(now, j) for j in range(order)]
     number = after_batch(torch.arange(len(now), device=x.device), x.ndim)
     gone = [torch.zeros_like(now, dtype=torch.bool)]
     for j, (p, q) in enumerate(zip(points, points[1:]), 1):
-        gone.append((number < j) | ((p - q).abs() <= tenth))
+        gone.append((number < j) | ((p - q).abs() <= least))
     return points, gone
 
 
@@ -142,7 +161,7 @@ class Multistep(Sampler):
             out = act(later, self.predict(there, out), act(now, past[0], out))
         return out
 
-# %% ../nbs/08b_integrators.ipynb #7d3857hh
+# %% ../nbs/08b_integrators.ipynb #stwrpcc0
 class DPMSolver(Multistep):
     "Multistep of the posterior mean (DPM-Solver++, Lu et al. 2022), for any recipe."
 
@@ -156,7 +175,7 @@ class DPMSolver(Multistep):
 
     def coefficients(self, grid):
         x = grid.frames.log_snr / 2
-        points, gone = _past(x, self.order)
+        points, gone = _past(x, self.order, 0.1)
 
         def weights(steps):
             some = ([v[steps] for v in values] for values in (points, gone))
@@ -170,7 +189,7 @@ class DPMSolver(Multistep):
 
 
 def _ends(x: Tensor) -> tuple[list, list]:
-    "The two ends of the first step as points; the second is gone where it stands still."
+    "Both ends of the first step as points, the second gone where it stands still."
     still = x[:1] == x[1:2]
     return [x[:1], x[1:2]], [torch.zeros_like(still), still]
 
@@ -187,42 +206,22 @@ def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Te
     out = [there.w * ell[..., None] for ell in ends]
     out[0] = out[0] - here.w
     if len(points) > 1:
-        B, dB = _nodes(grid.B[:-1][steps], grid.B[1:][steps])
-        f, G = (
-            frame_at(grid.recipe, B, grid.diffusion.start),
-            grid.recipe.on(B.device).G,
-        )
+        nodes = _Nodes(grid.B[:-1][steps], grid.B[1:][steps])
+        f, G = nodes.frames(grid), grid.recipe.on(grid.B.device).G
         pull = (f.inverse @ G).mT @ f.w[..., None]
         snr = f.w.square().sum(-1)
-        way = -pull.square().sum((-2, -1)) / (2 * snr) * dB  # dλ
+        way = -pull.square().sum((-2, -1)) / (2 * snr) * nodes.dB  # dλ
         slopes = _lagrange_slope(snr.log() / 2, points, gone)
-        out = [v - _total((d * way)[..., None] * f.w) for v, d in zip(out, slopes)]
+        moves = [nodes.total((d * way)[..., None] * f.w) for d in slopes]
+        out = [v - move for v, move in zip(out, moves)]
     return [there.T @ v[..., None] for v in out]
 
 # %% ../nbs/08b_integrators.ipynb #080014
-def _spin(r: Recipe, frame) -> Tensor:
+def _spin(r: Recipe, frame: Frame) -> Tensor:
     "The generator $K$, per unit of B, of the rotation of T that follows the flow."
     inverse, T = frame.inverse, frame.T
     above = (inverse @ (r.A @ T + r.D @ inverse.mT)).triu(1) / 2
     return above - above.mT
-
-
-def _turns(K: Tensor) -> tuple[Tensor, Tensor]:
-    "Rotations of $O' = KO$ from the start to each of the points, and over the step."
-    k = K.shape[-1]
-    eye = torch.eye(k).to(K)
-    if k == 1:
-        return torch.ones_like(K), torch.ones_like(K[0])
-    if k == 2:  # rotations of a plane commute: an integral
-        speed = K[..., 0, 1]
-        angles = (_UP_TO @ speed.flatten(1)).reshape(speed.shape)
-        return _rotation(angles), _rotation(_total(speed))
-    m = len(K)  # collocation: O = I + the integral of KO, at all points together
-    M = torch.einsum("ij,j...ab->...iajb", _UP_TO, K).flatten(-4, -3).flatten(-2)
-    start = eye.repeat(m, 1).expand(*M.shape[:-1], k)
-    O = torch.linalg.solve(torch.eye(m * k).to(M) - M, start)
-    O = O.unflatten(-2, (m, k)).movedim(-3, 0)
-    return O, eye + _total(K @ O)
 
 
 def _rotation(angle: Tensor) -> Tensor:
@@ -231,27 +230,46 @@ def _rotation(angle: Tensor) -> Tensor:
     return torch.stack([c, s, -s, c], -1).unflatten(-1, (2, 2))
 
 
-def _back(grid: Grid, B: Tensor) -> Tensor:
-    "The linear part of the flow, backwards over B (...): exp(-½AB)."
-    return expm(-grid.recipe.on(B.device).A * (B / 2)[..., None, None])
+def _turns(nodes: _Nodes, K: Tensor) -> tuple[Tensor, Tensor]:
+    "Rotations of $O' = KO$ from the start to each of the points, and over the step."
+    k, m = K.shape[-1], len(K)
+    if k == 1:
+        return torch.ones_like(K), torch.ones_like(K[0])
+    if k == 2:  # rotations of a plane commute: an integral
+        speed = K[..., 0, 1]
+        return _rotation(nodes.so_far(speed)), _rotation(nodes.total(speed))
+    # collocation: O = I + the integral of KO, at all points together
+    M = torch.einsum("ij,j...ab->...iajb", nodes.rule[1], K).flatten(-4, -3).flatten(-2)
+    eye = torch.eye(k).to(K)
+    start = eye.repeat(m, 1).expand(*M.shape[:-1], k)
+    O = torch.linalg.solve(torch.eye(m * k).to(M) - M, start)
+    O = O.unflatten(-2, (m, k)).movedim(-3, 0)
+    return O, eye + nodes.total(K @ O)
 
-# %% ../nbs/08b_integrators.ipynb #wy8k7xan
+# %% ../nbs/08b_integrators.ipynb #3djr3996
 def _level(log_snr: Tensor) -> Tensor:
     "The variable of the polynomials, $½\\log(1 + 16|w|²)$."
     return torch.nn.functional.softplus(log_snr + math.log(16)) / 2
 
 
+def _back(grid: Grid, B: Tensor) -> Tensor:
+    "The linear part of the flow, backwards over B (...): exp(-½AB)."
+    return expm(-grid.recipe.on(B.device).A * (B / 2)[..., None, None])
+
+
 def _noise_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Tensor]:
     "For each earlier point $∫Ψ½DR^{-⊤}ℓ_j dB$ over some steps; the turn over each."
-    first, last = grid.B[:-1][steps], grid.B[1:][steps]
-    (B, dB), r = _nodes(first, last), grid.recipe.on(grid.B.device)
-    f, way = frame_at(r, B, grid.diffusion.start), dB[..., None, None]
-    O, turn = _turns(_spin(r, f) * way)
+    r, nodes = (
+        grid.recipe.on(grid.B.device),
+        _Nodes(grid.B[:-1][steps], grid.B[1:][steps]),
+    )
+    f, way = nodes.frames(grid), nodes.dB[..., None, None]
+    O, turn = _turns(nodes, _spin(r, f) * way)
     if len(points) == 1:
         return [turn]
-    flow = _back(grid, B - last) @ (r.D @ (f.inverse.mT @ O)) * (way / 2)
+    flow = _back(grid, nodes.B - nodes.last) @ (r.D @ (f.inverse.mT @ O)) * (way / 2)
     ells = _lagrange(_level(f.log_snr), points, gone)[1:]
-    return [*(_total(flow * ell[..., None, None]) for ell in ells), turn]
+    return [*(nodes.total(flow * ell[..., None, None]) for ell in ells), turn]
 
 # %% ../nbs/08b_integrators.ipynb #080016
 class DEIS(Multistep):
@@ -267,7 +285,7 @@ class DEIS(Multistep):
 
     def coefficients(self, grid):
         x = _level(grid.frames.log_snr)
-        points, gone = _past(x, self.order)
+        points, gone = _past(x, self.order, 0.2)
 
         def weights(steps):
             some = ([v[steps] for v in values] for values in (points, gone))
@@ -358,7 +376,7 @@ class PredictorCorrector(Sampler):
         "Earlier predictions that a step uses."
         return self.predictor.memory
 
-# %% ../nbs/08b_integrators.ipynb #80eftjk8
+# %% ../nbs/08b_integrators.ipynb #iz0gcmmo
 def _draws(noise: Tensor | None, count: int) -> list[Tensor]:
     "The draws of noise of a step, each like the state."
     return [] if count == 0 else [noise] if count == 1 else list(noise)
@@ -419,7 +437,7 @@ class Splitting(Sampler):
         "Evaluations of the score per step."
         return sum(when is not None for _, when in self.parts)
 
-# %% ../nbs/08b_integrators.ipynb #7c8jtm74
+# %% ../nbs/08b_integrators.ipynb #hmp6mcca
 @patch(as_prop=True)
 def parts(self: Splitting) -> list[tuple]:
     "Letters between evaluations, and where the one before is: 0 at t, 1 at s, or None."
@@ -435,7 +453,7 @@ def parts(self: Splitting) -> list[tuple]:
 
 
 def _mixing(r: Recipe, B: Tensor) -> tuple[Tensor, Tensor]:
-    "The recipe without Q, over B: propagator and a factor of its noise, D singular too."
+    "The recipe without Q over B, D singular too: propagator, and factor of its noise."
     values, U = torch.linalg.eigh(r.H)
     root = (U * values.sqrt()[..., None, :]) @ U.mT  # of H
     rates, V = torch.linalg.eigh(root @ r.D @ root)
@@ -444,7 +462,7 @@ def _mixing(r: Recipe, B: Tensor) -> tuple[Tensor, Tensor]:
     Phi = back * torch.exp(-decay / 2)[..., None, :] @ (V.mT @ root)
     return Phi, back * (-torch.expm1(-decay)).sqrt()[..., None, :] @ V.mT
 
-# %% ../nbs/08b_integrators.ipynb #3xug9na4
+# %% ../nbs/08b_integrators.ipynb #twk5zy6i
 @patch
 def _compose(self: Splitting, letters: str, r: Recipe, B: Tensor) -> list[Tensor]:
     "What letters do to the state, to the score, and to the noise of each O in them."
@@ -499,12 +517,11 @@ Splitting.__abstractmethods__ = frozenset()
 
 # %% ../nbs/08b_integrators.ipynb #080032
 def _push(grid: Grid, change: Tensor, start: Tensor, first: Tensor, last: Tensor):
-    "$∫e^{C(B-B_t)}½DT^{-⊤}dB$ (n, ..., k, k) from a first B to a last: of constant noise."
-    B, dB = _nodes(first, last)
-    f = frame_at(grid.recipe, B, grid.diffusion.start)
-    turned = expm(change * (B - start)[..., None, None])
-    flow = turned @ (grid.recipe.on(B.device).D @ f.inverse.mT)
-    return _total(flow * (dB / 2)[..., None, None])
+    "$∫e^{C(B-B_t)}½DT^{-⊤}dB$ between two B (n, ...), for a constant noise."
+    nodes = _Nodes(first, last)
+    turned = expm(change * (nodes.B - start)[..., None, None])
+    flow = turned @ (grid.recipe.on(start.device).D @ nodes.frames(grid).inverse.mT)
+    return nodes.total(flow * (nodes.dB / 2)[..., None, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -533,7 +550,7 @@ class Conjugate(Sampler):
         M, N = c
         return act(N, here.noise(z), act(M, z))
 
-# %% ../nbs/08b_integrators.ipynb #ehgie1jh
+# %% ../nbs/08b_integrators.ipynb #oj8o5l1m
 def tune_lambda(
     diffusion: LinearDiffusion,  # the process
     times: Tensor,  # (n+1,) the grid it will be used on
@@ -618,7 +635,7 @@ def rms(
     "Root mean square of the entries of each sample."
     return error.flatten(1).to(exact(error)).square().mean(1).sqrt()
 
-# %% ../nbs/08b_integrators.ipynb #f8v7cffl
+# %% ../nbs/08b_integrators.ipynb #qmco20wz
 def adaptive(
     f,  # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
     y: Tensor,  # (batch, ...) at a
@@ -657,7 +674,7 @@ def adaptive(
         if report is not None:
             report(s[(b - s).abs().argmax()].item())
 
-# %% ../nbs/08b_integrators.ipynb #22vsgv1k
+# %% ../nbs/08b_integrators.ipynb #v091wv46
 def _goes_on(off: Tensor, s: Tensor, left: Tensor, tries: int, max_steps: int, time):
     "Raise where an error estimate is not finite, or too many steps have been tried."
     bad = ~off.isfinite()
@@ -665,14 +682,14 @@ def _goes_on(off: Tensor, s: Tensor, left: Tensor, tries: int, max_steps: int, t
         at, size = time(s[bad][0].item()), off[bad][0].item()
         require(
             False,
-            f"it breaks down at t = {at:.4g} in step {tries + 1}: got an error estimate "
-            f"of {size}, want a finite one: is the score finite there?",
+            f"it breaks down at t = {at:.4g} in step {tries + 1}: got an error "
+            f"estimate of {size}, want a finite one: is the score finite there?",
         )
     slowest = time(s[left.abs().argmax()].item())
     require(
         tries < max_steps,
-        f"{max_steps} steps have not brought it past t = {slowest:.4g}: the score jumps "
-        "there, or its noise is above the tolerance: raise rtol and atol",
+        f"{max_steps} steps have not brought it past t = {slowest:.4g}: the score "
+        "jumps there, or its noise is above the tolerance: raise rtol and atol",
     )
 
 # %% ../nbs/08b_integrators.ipynb #080039
