@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .core import act, after_batch, exact, require, state_layout
-from .denoiser import Gaussian, Independent, Score
+from .denoiser import Independent, Score
 from .diffusion import Frame, LinearDiffusion, frame_at
 from .recipe import Recipe
 from .sampler import Grid, Sampler, marginal_covariance, propagate
@@ -35,7 +35,7 @@ def _gauss(m: int) -> tuple[Tensor, Tensor, Tensor]:
     up_to = rise * (2 * n + 1) @ (P[:, :-1] * w[:, None]).T / 4
     return tuple(map(torch.as_tensor, ((1 + x) / 2, w / 2, up_to)))
 
-# %% ../nbs/08b_integrators.ipynb #1oq91urb
+# %% ../nbs/08b_integrators.ipynb #xukio9a0
 _RULES = {
     limit: _gauss(m) for limit, m in ((1.5, 10), (6, 20), (16, 40), (math.inf, 80))
 }
@@ -69,7 +69,7 @@ class _Nodes:
         "The integral up to each of the points: (m, n, ...)."
         return (self.rule[1] @ v.flatten(1)).reshape(v.shape)
 
-# %% ../nbs/08b_integrators.ipynb #4j457m1c
+# %% ../nbs/08b_integrators.ipynb #zrmskcyx
 def _in_parts(f, grid: Grid) -> list[Tensor]:
     "The tensors f(steps) of all steps, of few at a time where components are many."
     size, n = prod(grid.frames.T.shape[1:]), len(grid.t)
@@ -77,7 +77,7 @@ def _in_parts(f, grid: Grid) -> list[Tensor]:
     parts = [f(slice(i, i + few)) for i in range(0, n, few)]
     return [torch.cat(v) for v in zip(*parts)]
 
-# %% ../nbs/08b_integrators.ipynb #m71bt24a
+# %% ../nbs/08b_integrators.ipynb #bas5g9xk
 def _earlier(v: Tensor, j: int) -> Tensor:
     "v (n, ...) of j steps before; of the first step where there is none."
     return torch.cat([v[:1].expand(j, *v.shape[1:]), v[: len(v) - j]])[: len(v)]
@@ -93,7 +93,7 @@ def _past(x: Tensor, order: int, share: float) -> tuple[list[Tensor], list[Tenso
         gone.append((number < j) | ((p - q).abs() <= least))
     return points, gone
 
-
+# %% ../nbs/08b_integrators.ipynb #64wrxp9g
 def _factors(x: Tensor, points: list, gone: list, j: int) -> list[tuple]:
     "The factors of the basis polynomial of point j at x, and their slopes."
     out = []
@@ -161,7 +161,7 @@ class Multistep(Sampler):
             out = act(later, self.predict(there, out), act(now, past[0], out))
         return out
 
-# %% ../nbs/08b_integrators.ipynb #stwrpcc0
+# %% ../nbs/08b_integrators.ipynb #f2ere7ql
 class DPMSolver(Multistep):
     "Multistep of the posterior mean (DPM-Solver++, Lu et al. 2022), for any recipe."
 
@@ -246,7 +246,7 @@ def _turns(nodes: _Nodes, K: Tensor) -> tuple[Tensor, Tensor]:
     O = O.unflatten(-2, (m, k)).movedim(-3, 0)
     return O, eye + nodes.total(K @ O)
 
-# %% ../nbs/08b_integrators.ipynb #3djr3996
+# %% ../nbs/08b_integrators.ipynb #6k3jr838
 def _level(log_snr: Tensor) -> Tensor:
     "The variable of the polynomials, $½\\log(1 + 16|w|²)$."
     return torch.nn.functional.softplus(log_snr + math.log(16)) / 2
@@ -336,12 +336,10 @@ class PredictorCorrector(Sampler):
     "A predictor's step, then Langevin corrections where it ends (Song et al. 2021)."
 
     predictor: Sampler  # without a memory
-    size: float = (
-        0.1  # Langevin time of a correction, as a share of the step in log |w|
-    )
-    corrections: int = 1  # how many, each with an evaluation and a draw of noise
+    size: float = 0.1  # Langevin time of a correction over the step in log |w|, > 0
+    corrections: int = 1  # how many, each an evaluation and a draw of noise
 
-    order = 1
+    memory, order = 0, 1
 
     def __post_init__(self):
         require(
@@ -371,12 +369,7 @@ class PredictorCorrector(Sampler):
         "Evaluations beyond those of the steps."
         return self.predictor.extra
 
-    @property
-    def memory(self) -> int:
-        "Earlier predictions that a step uses."
-        return self.predictor.memory
-
-# %% ../nbs/08b_integrators.ipynb #iz0gcmmo
+# %% ../nbs/08b_integrators.ipynb #k9k45ydi
 def _draws(noise: Tensor | None, count: int) -> list[Tensor]:
     "The draws of noise of a step, each like the state."
     return [] if count == 0 else [noise] if count == 1 else list(noise)
@@ -437,7 +430,7 @@ class Splitting(Sampler):
         "Evaluations of the score per step."
         return sum(when is not None for _, when in self.parts)
 
-# %% ../nbs/08b_integrators.ipynb #hmp6mcca
+# %% ../nbs/08b_integrators.ipynb #s4zo8i5t
 @patch(as_prop=True)
 def parts(self: Splitting) -> list[tuple]:
     "Letters between evaluations, and where the one before is: 0 at t, 1 at s, or None."
@@ -462,7 +455,7 @@ def _mixing(r: Recipe, B: Tensor) -> tuple[Tensor, Tensor]:
     Phi = back * torch.exp(-decay / 2)[..., None, :] @ (V.mT @ root)
     return Phi, back * (-torch.expm1(-decay)).sqrt()[..., None, :] @ V.mT
 
-# %% ../nbs/08b_integrators.ipynb #twk5zy6i
+# %% ../nbs/08b_integrators.ipynb #0mrw2ebu
 @patch
 def _compose(self: Splitting, letters: str, r: Recipe, B: Tensor) -> list[Tensor]:
     "What letters do to the state, to the score, and to the noise of each O in them."
@@ -484,7 +477,7 @@ def _compose(self: Splitting, letters: str, r: Recipe, B: Tensor) -> list[Tensor
             out[1] = out[1] + move @ r.D / half
     return out
 
-
+# %% ../nbs/08b_integrators.ipynb #sudjodmy
 @patch
 def coefficients(self: Splitting, grid: Grid):
     r, B = grid.recipe.on(grid.B.device), -grid.B.diff(dim=0)
@@ -550,7 +543,7 @@ class Conjugate(Sampler):
         M, N = c
         return act(N, here.noise(z), act(M, z))
 
-# %% ../nbs/08b_integrators.ipynb #oj8o5l1m
+# %% ../nbs/08b_integrators.ipynb #2wurm4cy
 def tune_lambda(
     diffusion: LinearDiffusion,  # the process
     times: Tensor,  # (n+1,) the grid it will be used on
@@ -635,7 +628,7 @@ def rms(
     "Root mean square of the entries of each sample."
     return error.flatten(1).to(exact(error)).square().mean(1).sqrt()
 
-# %% ../nbs/08b_integrators.ipynb #qmco20wz
+# %% ../nbs/08b_integrators.ipynb #a2ho5vta
 def adaptive(
     f,  # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
     y: Tensor,  # (batch, ...) at a
@@ -674,7 +667,7 @@ def adaptive(
         if report is not None:
             report(s[(b - s).abs().argmax()].item())
 
-# %% ../nbs/08b_integrators.ipynb #v091wv46
+# %% ../nbs/08b_integrators.ipynb #mpprhvw7
 def _goes_on(off: Tensor, s: Tensor, left: Tensor, tries: int, max_steps: int, time):
     "Raise where an error estimate is not finite, or too many steps have been tried."
     bad = ~off.isfinite()
