@@ -26,14 +26,21 @@ from torch import Tensor, nn
 
 # %% ../nbs/12_train.ipynb #4iikhd0k
 from .basis import Basis
-from .core import Const, describe, rebuild, require, write_atomic
+from gud_nb.core import (
+    Const,
+    act,
+    describe,
+    rebuild,
+    require,
+    state_layout,
+    write_atomic,
+)
 from .data import Images
 from gud_nb.denoiser import (
     Gaussian,
     Independent,
     Score,
     Spectral,
-    denoised,
     fit_gaussian,
     fit_low_rank,
     guided,
@@ -42,8 +49,8 @@ from gud_nb.denoiser import (
 )
 from .diffusion import LinearDiffusion
 from gud_nb.loss import (
-    eps_from_score,
     eps_weight,
+    noise_factor,
     score_from_eps,
     score_matching,
     spread_times,
@@ -247,10 +254,19 @@ class ScoreModel(DiffusionModel):
         labels: int | Tensor | None = None,  # one class, or (batch,); None: all
     ) -> Tensor:  # (batch, k, *comp)
         "The expected noise in the coordinates of training, $-L^⊤s$."
-        if self.diffusion.aux_cov is not None:
-            return eps_from_score(self.diffusion, self(z, t, labels), t)
-        kernel = self.diffusion.kernel(t, z)
-        return kernel.noise(z, denoised(kernel, labelled(self.denoise, labels), z))
+        frame = self.diffusion.frame(t, z)
+        size = frame.w.norm(dim=-1, keepdim=True)
+        unit = frame.w / size
+        along = unit[..., None, :] @ frame.inverse
+        aside = frame.inverse - unit[..., None] * along
+        y = act(state_layout(along / size[..., None]), z)[:, 0]
+        n = self._noise_in(y, frame.log_snr, labels)[:, None]
+        unit = state_layout(unit[..., None])[:, :, 0].to(z)
+        white = act(state_layout(aside), z, unit * n)
+        if self.diffusion.aux_cov is None:
+            return white
+        L = noise_factor(self.diffusion, t, z)
+        return act(state_layout((frame.inverse @ L).mT), white)
 
 # %% ../nbs/12_train.ipynb #0aw8hrnu
 @patch
@@ -278,14 +294,29 @@ def denoise(
     labels: int | Tensor | None = None,  # one class, or (batch,); None: all
 ) -> Tensor:  # (batch, *comp)
     "The posterior mean law(y, λ) - c net(ŷ, λ); takes no recipe, schedule or time."
-    mixed = torch.is_autocast_enabled(y.device.type)
+    mixed, R = torch.is_autocast_enabled(y.device.type), noise_variance(log_snr, y)
     with torch.autocast(y.device.type, enabled=False):  # that is for the network
-        R = noise_variance(log_snr, y)
-        seen = (y - self._mean.like(y)) / (R + self._size).sqrt().to(y)
-        out = self._run(seen[:, None], -R.log(), labels, mixed)[:, 0]
-        return self.law(y, log_snr) - self.law.variance(R).sqrt().to(y) * out
+        c = self.law.variance(R).sqrt().to(y)
+        return self.law(y, log_snr) - c * self._answer(y, R, labels, mixed)
 
 
+@patch
+def _noise_in(self: ScoreModel, y: Tensor, log_snr: Tensor, labels) -> Tensor:
+    "The noise (y - D)/√R expected in an observation, without that difference."
+    mixed, R = torch.is_autocast_enabled(y.device.type), noise_variance(log_snr, y)
+    with torch.autocast(y.device.type, enabled=False):
+        c = (self.law.variance(R) / R).sqrt().to(y)
+        known = R.sqrt().to(y) * self.law.solve(y - self._mean.like(y), R)
+        return known + c * self._answer(y, R, labels, mixed)
+
+
+@patch
+def _answer(self: ScoreModel, y: Tensor, R: Tensor, labels, mixed: bool) -> Tensor:
+    "The network on observations of noise variance R, scaled to variance 1."
+    seen = (y - self._mean.like(y)) / (R + self._size).sqrt().to(y)
+    return self._run(seen[:, None], -R.log(), labels, mixed)[:, 0]
+
+# %% ../nbs/12_train.ipynb #p4zf9fbz
 @patch(as_prop=True)
 def denoiser(self: ScoreModel) -> Callable:  # (y, log_snr, labels) -> posterior mean
     "The model as a denoiser; samplers take it from here."
