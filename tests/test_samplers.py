@@ -254,6 +254,23 @@ def test_evaluations_are_counted_right(name):
     assert len(calls) == 4 * sampler.evaluations + sampler.extra
 
 
+@pytest.mark.parametrize(
+    ("word", "times"),
+    (("OBAB", [0.7, 0.6]), ("OBAB, naive", [0.7] * 3), ("BAB", [0.7, 0.6])),
+)
+def test_where_a_splitting_evaluates(word, times):
+    d, calls = LinearDiffusion(psld(), LinearBeta()), []
+
+    def score(z, t):
+        calls.append(t)
+        return -z
+
+    sampler = samplers[word]
+    noise = normal(2, 2, 3) if sampler.noises else None
+    step(sampler, d, score, normal(2, 2, 3), 0.7, 0.6, noise)
+    assert calls == times
+
+
 @pytest.mark.parametrize("name", samplers)
 def test_second_run_equals_first(name):
     sampler, d = samplers[name], LinearDiffusion(psld(), LinearBeta())
