@@ -81,10 +81,8 @@ def noise_variance(
         f"got log_snr of shape {tuple(level.shape)} for observations {tuple(y.shape)}: "
         "want a number, one per image, or one per component",
     )
-    return torch.exp(-level).clamp(_LEAST, 1 / _LEAST)  # so that inf is a level, too
-
-
-_LEAST = 1e-30  # the smallest noise variance
+    least = 1e-300 if level.dtype == torch.float64 else 1e-30
+    return torch.exp(-level).clamp(least, 1 / least)  # so that inf is a level, too
 
 
 def eps_from_data(
@@ -447,27 +445,30 @@ class Dense(Gaussian):
         return self.covariance.diagonal().reshape(self.mean.shape)
 
     def gain(self, v, R):
-        return v - self._noise(v, R)
+        return v - self._each(_expected_noise, v, R)
 
     def solve(self, v, R):
-        return self._noise(v, R) / R.to(v)
+        return self._each(_expected_noise, v, R) / _bounded(R).to(v)
 
     def root(self, v, R):
-        return self._each(self._root_one, v, R)
+        return self._each(_dense_root, v, R)
 
-    def _noise(self, v: Tensor, R: Tensor) -> Tensor:
-        "$R(C+R)^{-1}v$, the part of v that is expected to be noise."
-        return self._each(self._noise_one, v, R)
+# %% ../nbs/06_denoiser.ipynb #3nqmu5ji
+def _bounded(R: Tensor) -> Tensor:
+    "Noise variances within what W and 1/W can hold in single precision."
+    return R.clamp(1e-30, 1e60)
 
-    def _each(self, f, v: Tensor, R: Tensor) -> Tensor:
-        "f(v, R) with one image at a time, where images have levels of their own."
-        R = R.expand(-1, *self.shape).flatten(1)
-        if len(R) == 1:
-            return f(v.flatten(1), R[0]).reshape(v.shape)
-        parts = zip(v.flatten(1).split(1), R)
-        return torch.cat([f(one, r) for one, r in parts]).reshape(v.shape)
 
-# %% ../nbs/06_denoiser.ipynb #dxw9wmzh
+@patch
+def _each(self: Dense, f, v: Tensor, R: Tensor) -> Tensor:
+    "f(law, v, R), one image at a time where images have levels of their own."
+    R = _bounded(R).expand(-1, *self.shape).flatten(1)
+    if len(R) == 1:
+        return f(self, v.flatten(1), R[0]).reshape(v.shape)
+    parts = zip(v.flatten(1).split(1), R)
+    return torch.cat([f(self, one, r) for one, r in parts]).reshape(v.shape)
+
+
 @patch
 def _factor(self: Dense, R: Tensor) -> tuple[Tensor, Tensor]:
     "$W = R^{-1/2}$ (d,), and the Cholesky factor of $I + WCW$ (d, d)."
@@ -477,30 +478,29 @@ def _factor(self: Dense, R: Tensor) -> tuple[Tensor, Tensor]:
     return W, torch.linalg.cholesky(M)
 
 
-@patch
-def _noise_one(self: Dense, v: Tensor, R: Tensor) -> Tensor:
-    W, L = self._factor(R)
+def _expected_noise(law: Dense, v: Tensor, R: Tensor) -> Tensor:
+    "$R(C+R)^{-1}v$, the part of v that is expected to be noise."
+    W, L = law._factor(R)
     W, L = W.to(v), L.to(v)
     return torch.cholesky_solve((v * W).mT, L).mT / W
 
 
-@patch
-def _root_one(self: Dense, v: Tensor, R: Tensor) -> Tensor:
-    values, U = torch.linalg.eigh(self._covariance.like(R) + torch.diag(R))
+def _dense_root(law: Dense, v: Tensor, R: Tensor) -> Tensor:
+    "The symmetric root of C + R applied to v."
+    values, U = torch.linalg.eigh(law._covariance.like(R) + torch.diag(R))
     return v @ (U * values.clamp(min=0).sqrt() @ U.mT).to(v)
 
-
+# %% ../nbs/06_denoiser.ipynb #t1ixoyu4
 @patch
 def log_det(self: Dense, R):
-    R = R.expand(-1, *self.shape).flatten(1)
+    R = _bounded(R).expand(-1, *self.shape).flatten(1)
     halves = [self._factor(r)[1].diagonal().log().sum() for r in R]
     return 2 * torch.stack(halves) + R.log().sum(1)
 
 
 @patch
 def variance(self: Dense, R):
-    R = R.expand(-1, *self.shape).flatten(1)
-    out = []
+    R, out = _bounded(R).expand(-1, *self.shape).flatten(1), []
     for r in R:
         inverse = torch.cholesky_inverse(self._factor(r)[1])
         out.append(r * (1 - inverse.diagonal()).clamp(min=0))

@@ -368,8 +368,9 @@ class Kernel:
     T: Tensor  # (b, k, k, *comp or 1s)
     inverse: Tensor  # (b, k, k, *comp or 1s) T⁻¹
     row: Tensor  # (b, 1, k, *comp or 1s) w⊤T⁻¹ / |w|²: y is this times the state
-    pull: Tensor  # (b, k, *comp or 1s) T⁻⊤w: what the posterior mean adds to the score
-    precision: Tensor  # (b, k, k, *comp or 1s) (TT⊤)⁻¹
+    rest: Tensor  # (b, k, k, *comp or 1s) (I - ŵŵ⊤)T⁻¹: the noise that is not in y
+    drag: Tensor  # (b, k, k, *comp or 1s) -T⁻⊤ times that: what it adds to the score
+    pull: Tensor  # (b, k, *comp or 1s) T⁻⊤w: what χ - y adds to the score
     variance: Tensor  # (b, *comp or 1s) e^-λ, of the noise in y
     log_snr: Tensor  # (b, *comp or 1s) λ, in float64
 
@@ -377,23 +378,23 @@ class Kernel:
         "The kernels of some of the times."
         return Kernel(*(getattr(self, name)[i] for name in Kernel.__match_args__))
 
-
+# %% ../nbs/05_diffusion.ipynb #705um6ht
 @patch
 def kernel(
     self: Frame,
     like: Tensor,  # (batch, k, *comp) a state, for dtype and device
 ) -> Kernel:
     "The same as coefficients in the layout, dtype and on the device of a state."
-    snr, pull = self.w.square().sum(-1), self.inverse.mT @ self.w[..., None]
+    w, snr = self.w[..., None], self.w.square().sum(-1)
+    pull = self.inverse.mT @ w
     row = pull.mT / snr[..., None, None]
-    columns = (self.Phi[..., :1], self.w[..., None])
-    phi, w = (state_layout(v)[:, :, 0].to(like) for v in columns)
-    matrices = (self.T, self.inverse, row)
-    T, inverse, row = (state_layout(M).to(like) for M in matrices)
-    pull = state_layout(pull)[:, :, 0].to(like)
-    precision = state_layout(self.inverse.mT @ self.inverse).to(like)
-    log_snr = snr.log().to(like.device, exact(like))
-    return Kernel(phi, w, T, inverse, row, pull, precision, (1 / snr).to(like), log_snr)
+    rest = self.inverse - w @ row
+    matrices = (self.T, self.inverse, row, rest, -self.inverse.mT @ rest)
+    T, inverse, row, rest, drag = (state_layout(M).to(like) for M in matrices)
+    columns = (self.Phi[..., :1], w, pull)
+    phi, w, pull = (state_layout(v)[:, :, 0].to(like) for v in columns)
+    variance, log_snr = (1 / snr).to(like), snr.log().to(like.device, exact(like))
+    return Kernel(phi, w, T, inverse, row, rest, drag, pull, variance, log_snr)
 
 # %% ../nbs/05_diffusion.ipynb #cjk15a5z
 @patch
@@ -422,8 +423,9 @@ def score(
     z: Tensor,  # (batch, k, *comp) state
     chi: Tensor,  # (batch, *comp) posterior mean
 ) -> Tensor:  # (batch, k, *comp)
-    "The score $s = T^{-⊤}wχ - (TT^⊤)^{-1}z$ from a posterior mean."
-    return act(-self.precision, z, self.pull * chi[:, None])
+    "The score $s = -T^{-⊤}(T^{-1}z - wχ)$ from a posterior mean."
+    along = self.pull * (chi - self.observe(z))[:, None]
+    return along if z.shape[1] == 1 else act(self.drag, z, along)
 
 
 @patch
@@ -443,7 +445,8 @@ def noise(
     chi: Tensor,  # (batch, *comp) posterior mean
 ) -> Tensor:  # (batch, k, *comp)
     "The expected noise $T^{-1}z - wχ$, which is $-T^⊤s$."
-    return act(self.inverse, z, -self.w * chi[:, None])
+    along = self.w * (self.observe(z) - chi)[:, None]
+    return along if z.shape[1] == 1 else act(self.rest, z, along)
 
 # %% ../nbs/05_diffusion.ipynb #pks1jm50
 class Observation(NamedTuple):

@@ -218,3 +218,30 @@ def test_memory_of_large_laws_is_linear():
     assert law(y, 0.0).shape == y.shape
     with pytest.raises(ValueError, match="noise level for each"):
         law(y, torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("recipe", ["VP", "CLD", "PSLD", "third order"])
+@pytest.mark.parametrize("t", [1e-3, 1e-2, 0.1])
+def test_scores_of_single_precision_states(recipe, t):
+    "Where there is little noise, whitened state and signal are large and all but equal."
+    p = LinearDiffusion(recipes[recipe], LinearBeta(8.0, 8.0), hsm(recipes[recipe]))
+    law, chi = Independent(torch.zeros(50), torch.ones(50)), torch.randn(20, 50)
+    z = p.perturb(chi, t, torch.randn(20, p.k, 50)).z
+    exact, single = p.kernel(t, z.double()), p.kernel(t, z)
+    y, y32 = exact.observe(z.double()), single.observe(z)
+    right = exact.noise(z.double(), law(y, exact.log_snr))
+    mean = law(y32, single.log_snr)
+    assert (single.noise(z, mean) - right).square().mean().sqrt() < 1e-4
+    s = single.score(z, mean).double()
+    white = -torch.einsum("ij,bic->bjc", exact.T[0, :, :, 0], s)
+    assert (white - right).square().mean().sqrt() < 1e-4
+
+
+def test_density_where_nothing_is_left_of_the_data():
+    p = LinearDiffusion(vp(), LinearBeta(100.0, 100.0))  # log-SNR -100
+    z = torch.randn(3, 1, d, generator=g).double()
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(z).flatten(1).sum(1)
+    for name in gaussians:
+        assert_close(
+            Score(p, laws[name]).log_prob(z, 1.0), normal, rtol=1e-6, atol=1e-6
+        )
