@@ -1,71 +1,63 @@
-"""Error against evaluations for the models that ship with the package: the run behind the table of `nbs/31_samplers.ipynb`.
+"""Samplers compared at equal cost: the runs behind `nbs/31_samplers.ipynb`.
 
+    GUD_DATA=folder python studies/samplers.py gaussian
     GUD_DATA=folder python studies/samplers.py vp
     GUD_DATA=folder python studies/samplers.py psld
-    GUD_DATA=folder python studies/samplers.py psld --budgets 25 --samplers "DEIS(2)" "DEIS(3)" --grids all
+    GUD_DATA=folder python studies/samplers.py psld --budgets 25 \\
+        --samplers "DEIS(2)" "DEIS(3)" --grids all
 
-Every sampler spends the same number of evaluations of the network, the final denoising step among them. Rows are appended to
-studies/samplers_<process>.csv as they come, and rows that are there already are not computed again.
+`gaussian` propagates Gaussian data with the covariance of CIFAR-10 exactly, without a
+draw; `vp` and `psld` sample with the models that ship with the package. Every sampler
+spends the same number of evaluations; for the models the final denoising step is one
+of them. Rows are appended to samplers_<what>.csv in the folder `--out`, and rows that
+are there already are not computed again. A short try:
+
+    GUD_DATA=folder python studies/samplers.py vp --out /tmp/try --images 20 \\
+        --budgets 5 --samplers DDIM
 """
 
 import argparse
 import csv
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from gud_nb.data import fashion_mnist
+from gud_nb.basis import moments
+from gud_nb.data import cifar10, fashion_mnist
+from gud_nb.denoiser import Independent
+from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, measure
-from gud_nb.integrators import DEIS, DPMSolver, Splitting, ancestral
+from gud_nb.integrators import DEIS, DPMSolver, Splitting, ancestral, gaussian_distance
+from gud_nb.recipe import psld, vp
 from gud_nb.sampler import (
+    Sampler,
     ddim,
     edm,
     euler_maruyama,
     evaluations,
+    even_log_snr,
     exponential_heun,
+    flow_euler,
     heun,
-    log_snr,
     quadratic,
     sscs,
 )
+from gud_nb.schedule import LinearBeta
 from gud_nb.train import from_pretrained
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument("process", choices=["vp", "psld"])
-parser.add_argument("--images", type=int, default=500, help="samples for each row")
-parser.add_argument(
-    "--budgets",
-    type=int,
-    nargs="+",
-    default=[5, 10, 25, 50, 100],
-    help="evaluations of the network",
-)
-parser.add_argument(
-    "--samplers", nargs="+", help="these alone, by their names in the table"
-)
-parser.add_argument(
-    "--grids",
-    nargs="+",
-    help="these grids instead of the usual one or two of each sampler; 'all' for every grid",
-)
-parser.add_argument("--seed", type=int, default=0)
-a = parser.parse_args()
-
-torch.set_num_threads(1)
-model, features = (
-    from_pretrained(f"{a.process}-fashion-mnist"),
-    feature_extractor("fashion_mnist"),
-)
-real = features(fashion_mnist(train=True).x)
-d, out = model.diffusion, Path(__file__).with_name(f"samplers_{a.process}.csv")
-samplers = {
+HERE = Path(__file__).resolve().parent
+SAMPLERS = {
     "Euler-Maruyama": euler_maruyama,
     "SSCS": sscs,
     "ancestral": ancestral,
+    "OBAB reduced": Splitting("OBAB"),
+    "flow Euler": flow_euler,
     "Heun": heun,
+    "BAB reduced": Splitting("BAB"),
     "DDIM": ddim,
     "exponential Heun": exponential_heun,
     "DPMSolver(2)": DPMSolver(2),
@@ -73,89 +65,209 @@ samplers = {
     "DEIS(2)": DEIS(2),
     "DEIS(3)": DEIS(3),
 }
-if d.k > 1:
-    samplers |= {"OBAB reduced": Splitting("OBAB"), "BAB reduced": Splitting("BAB")}
-grids = {
-    "quadratic": quadratic,
-    "log_snr": lambda n: log_snr(d, n),
-    "clock": lambda n: log_snr(d.schedule, n),
-    "edm": lambda n: edm(d, n),
-    "quadratic 1e-4": lambda n: quadratic(n, 1e-4),
-    "log_snr 1e-4": lambda n: log_snr(d, n, 1e-4),
-    "clock 1e-4": lambda n: log_snr(d.schedule, n, 1e-4),
-    "edm 1e-4": lambda n: edm(d, n, 1e-4),
-}
-usual = {
-    name: ["quadratic"] for name in ("SSCS", "Heun", "OBAB reduced", "BAB reduced")
-} | {name: ["log_snr"] for name in samplers if "(" in name}
-unknown = set(a.samplers or []) - set(samplers) | set(a.grids or []) - set(grids) - {
-    "all"
-}
-if unknown:
-    parser.error(
-        f"unknown: {sorted(unknown)}; samplers are {list(samplers)}, grids {list(grids)} or all"
-    )
-fields = [
-    "model",
-    "sampler",
-    "grid",
-    "evaluations",
-    "frechet",
-    "energy",
-    "images",
-    "seed",
-    "processor_seconds",
-]
-done = (
-    {
-        (r["sampler"], r["grid"], int(r["evaluations"]), int(r["seed"]))
-        for r in csv.DictReader(out.open())
+GRIDS = ("quadratic", "even_log_snr", "even_log_snr of the schedule", "edm")
+ENDS = {"": 1e-3, " 1e-4": 1e-4}  # the last time, by what is written behind a grid
+EXACT = dict(model=str, sampler=str, grid=str, evaluations=int, distance=float)
+DRAWN = dict(model=str, sampler=str, grid=str, evaluations=int, frechet=float)
+DRAWN |= dict(energy=float, images=int, seed=int, processor_seconds=float)
+# what grids are called in rows that were stored before their names changed
+EARLIER = {"log_snr": GRIDS[1], "clock": GRIDS[2]}
+
+
+def make_grid(
+    name: str,  # one of GRIDS, perhaps with " 1e-4" behind it
+    diffusion: LinearDiffusion,  # whose log-SNR it follows
+    n: int,  # number of steps
+) -> Tensor:  # (n+1,)
+    "A grid by its name in the tables."
+    bare = name.removesuffix(" 1e-4")
+    eps = ENDS[name.removeprefix(bare)]
+    if bare == "quadratic":
+        return quadratic(n, eps)
+    if bare == "edm":
+        return edm(diffusion, n, eps)
+    whole = bare == "even_log_snr"
+    return even_log_snr(diffusion if whole else diffusion.schedule, n, eps)
+
+
+def usual_grids(name: str) -> list[str]:
+    "The grids that a sampler is given unless others are named."
+    if name in ("SSCS", "Heun", "OBAB reduced", "BAB reduced"):
+        return ["quadratic"]
+    if "(" in name:
+        return ["even_log_snr"]
+    return ["quadratic", "even_log_snr"]
+
+
+def stored(
+    what: str,  # gaussian, vp or psld
+    folder: Path | str = HERE,  # where samplers_<what>.csv is
+) -> list[dict]:  # [] where there is none
+    "Rows that were measured, as numbers, with the names of grids as they are now."
+    path = Path(folder) / f"samplers_{what}.csv"
+    kinds, rows = EXACT if what == "gaussian" else DRAWN, []
+    if not path.exists():
+        return rows
+    for line in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+        row = {name: kind(line[name]) for name, kind in kinds.items()}
+        for old, new in EARLIER.items():
+            bare = row["grid"].removesuffix(" 1e-4")
+            if bare == old:
+                row["grid"] = row["grid"].replace(old, new)
+        rows.append(row)
+    return rows
+
+
+def store(what: str, folder: Path, row: dict):
+    "Append a row, and begin the file with a header if there is none."
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"samplers_{what}.csv"
+    new = not path.exists()
+    row = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+    with path.open("a", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, row, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(*row.values(), sep=", ", flush=True)
+
+
+def key(row: dict) -> tuple:
+    "What tells rows apart."
+    names = ("model", "sampler", "grid", "evaluations", "seed")
+    return tuple(row[k] for k in names if k in row)
+
+
+def steps_for(sampler: Sampler, budget: int, final: bool) -> int:
+    "The number of steps that a budget of evaluations is enough for, or less than 1."
+    return (budget - evaluations(sampler, 0, final)) // sampler.evaluations
+
+
+def cifar_spectrum(n: int = 20_000) -> Tensor:
+    "The variances (3072,) of the principal components of n images, falling."
+    covariance = moments(cifar10(train=True).x[:n])[1]
+    return torch.linalg.eigvalsh(covariance).flip(0).clamp(min=1e-6)
+
+
+def processes() -> dict[str, LinearDiffusion]:
+    "Both processes on the schedules of their papers."
+    return {
+        "VP": LinearDiffusion(vp(), LinearBeta()),
+        "PSLD": LinearDiffusion(psld(), LinearBeta(8.0, 8.0), Sigma0=hsm(psld())),
     }
-    if out.exists()
-    else set()
-)
-if not done:
-    out.write_text(",".join(fields) + "\n")
-for budget in a.budgets:
-    for name in a.samplers or samplers:
-        for grid in (
-            usual.get(name, ["quadratic", "log_snr"])
-            if not a.grids
-            else grids
-            if "all" in a.grids
-            else a.grids
-        ):
-            step, times = samplers[name], grids[grid]
-            n = (budget - evaluations(step, 0)) // getattr(step, "evaluations", 1)
-            if n < 1 or (name, grid, budget, a.seed) in done:
+
+
+def exact(
+    variances: Tensor,  # (m,) of the data's independent components
+    budgets: list[int],  # numbers of evaluations
+    names: list[str],  # of samplers
+    done: set,  # keys of rows that are not wanted
+    keep: Callable,  # called with every row
+):
+    "Distances of Gaussian data, exactly, without the final denoising step."
+    law = Independent(torch.zeros_like(variances), variances)
+    for process, d in processes().items():
+        bare = GRIDS[:3] if d.k > 1 else GRIDS[:2]  # for VP the third is the second
+        grids = [name + end for end in ENDS for name in bare]
+        for name, budget, grid in _combinations(names, budgets, grids):
+            sampler = SAMPLERS[name]
+            n = steps_for(sampler, budget, final=False)
+            row = dict(model=process, sampler=name, grid=grid, evaluations=budget)
+            splits = isinstance(sampler, Splitting)
+            if n < 1 or (splits and d.k == 1) or key(row) in done:
                 continue
-            began, g = time.process_time(), torch.Generator().manual_seed(a.seed)
-            try:
-                row = measure(
-                    name,
-                    features(
-                        model.sample(a.images, step, times(n), g, batch=100).clamp(
-                            -1, 1
-                        )
-                    ),
-                    real,
-                )
-            except ValueError as error:
-                row = dict(sample=name, frechet=float("nan"), energy=float("nan"))
-                print(error)
-            row = [
-                f"{a.process}-fashion-mnist",
-                name,
-                grid,
-                budget,
-                float(row["frechet"]),
-                float(row["energy"]),
-                a.images,
-                a.seed,
-                time.process_time() - began,
-            ]
-            with out.open("a", newline="") as f:
-                csv.writer(f).writerow(
-                    [f"{v:.4g}" if isinstance(v, float) else v for v in row]
-                )
-            print(row, flush=True)
+            times = make_grid(grid, d, n)
+            keep(row | dict(distance=gaussian_distance(sampler, d, law, times)))
+
+
+def _combinations(names: list, budgets: list, grids: list) -> list[tuple]:
+    "Every sampler with every budget on every grid."
+    return [(s, b, g) for s in names for b in budgets for g in grids]
+
+
+def trained(
+    what: str,  # vp or psld
+    a: argparse.Namespace,  # images, budgets, samplers, grids, seed
+    done: set,  # keys of rows that are not wanted
+    keep: Callable,  # called with every row
+):
+    "Distances of samples of a shipped model from the training images."
+    title = f"{what}-fashion-mnist"
+    model, features = from_pretrained(title), feature_extractor("fashion_mnist")
+    real, d = features(fashion_mnist(train=True).x), model.diffusion
+    everything = [name + end for end in ENDS for name in GRIDS]
+    names = a.samplers or [s for s in SAMPLERS if s != "flow Euler"]
+    for budget in a.budgets:
+        for name in names:
+            chosen = everything if a.grids == ["all"] else a.grids
+            for grid in chosen or usual_grids(name):
+                sampler = SAMPLERS[name]
+                n = steps_for(sampler, budget, final=True)
+                row = dict(model=title, sampler=name, grid=grid, evaluations=budget)
+                splits = isinstance(sampler, Splitting)
+                if n < 1 or (splits and d.k == 1):
+                    continue
+                if key(row | dict(seed=a.seed)) in done:
+                    continue
+                began = time.process_time()
+                found = distances(model, features, real, sampler, grid, n, a)
+                spent = time.process_time() - began
+                keep(row | found | dict(processor_seconds=spent))
+
+
+def distances(model, features, real: Tensor, sampler, grid: str, n: int, a) -> dict:
+    "Fréchet and energy distance of one sampler; nan where its states are not finite."
+    g = torch.Generator().manual_seed(a.seed)
+    times = make_grid(grid, model.diffusion, n)
+    how = dict(images=a.images, seed=a.seed)
+    try:
+        x = model.sample(a.images, sampler, times, g, batch=100)
+    except ValueError as error:
+        print(error)
+        return dict(frechet=math.nan, energy=math.nan) | how
+    row = measure(grid, features(x.clamp(-1, 1)), real)
+    return {k: float(row[k]) for k in ("frechet", "energy")} | how
+
+
+def arguments() -> argparse.Namespace:
+    "What is asked for on the command line, checked."
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p.add_argument("what", choices=["gaussian", "vp", "psld"])
+    p.add_argument("--images", type=int, default=500, help="samples for each row")
+    p.add_argument("--budgets", type=int, nargs="+", help="numbers of evaluations")
+    p.add_argument("--samplers", nargs="+", help="these alone, as the tables name them")
+    p.add_argument("--grids", nargs="+", help="instead of the usual; 'all' for every")
+    p.add_argument("--seed", type=int, default=0, help="of the samples")
+    p.add_argument("--out", type=Path, default=HERE, help="folder of the table")
+    a = p.parse_args()
+    known = {name + end for end in ENDS for name in GRIDS} | {"all"}
+    unknown = set(a.samplers or ()) - set(SAMPLERS) | set(a.grids or ()) - known
+    if unknown:
+        p.error(
+            f"got {sorted(unknown)}, want samplers among {list(SAMPLERS)} "
+            f"and grids among {sorted(known)}"
+        )
+    if a.budgets is None:
+        middle = 20 if a.what == "gaussian" else 25
+        last = [200] if a.what == "gaussian" else []
+        a.budgets = [5, 10, middle, 50, 100, *last]
+    return a
+
+
+def main():
+    "Measure what is missing from a table."
+    a = arguments()
+    torch.set_num_threads(1)
+    done = {key(row) for row in stored(a.what, a.out)}
+
+    def keep(row: dict):
+        store(a.what, a.out, row)
+
+    if a.what != "gaussian":
+        return trained(a.what, a, done, keep)
+    exact(cifar_spectrum(), a.budgets, a.samplers or list(SAMPLERS), done, keep)
+
+
+if __name__ == "__main__":
+    main()
