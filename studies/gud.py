@@ -1,22 +1,31 @@
-"""GUD on two cores: the trainings and evaluations behind `nbs/32_gud_trained.ipynb`.
+"""GUD on two cores: trainings and evaluations behind `nbs/32_gud_trained.ipynb`.
 
     GUD_DATA=folder python studies/gud.py train pca-white
     GUD_DATA=folder python studies/gud.py evaluate pca-white
 
-`studies/gud.py list` names the settings. A training takes `--minutes` of the processor (one thread) and resumes from its checkpoint if it is
-there; its model and losses go to runs/gud/<name>-<seed>. An evaluation appends rows to studies/gud.csv and leaves out what is there already.
-`ship` writes the half-precision weights of a setting into gud_nb/weights, with its card.
+`studies/gud.py list` names the settings. A training takes `--minutes` of the processor
+(one thread) and goes on from its checkpoint if there is one; its model and losses go to
+runs/gud/<name>-<seed>. An evaluation appends rows to studies/gud.csv and leaves out
+what is there already. `ship` writes the half-precision weights of a setting into
+gud_nb/weights, with its card. All of them go to the folder `--out` instead, if it is
+given. A short try:
+
+    GUD_DATA=folder python studies/gud.py train pca-white --train-steps 3 --out /tmp/try
+    GUD_DATA=folder python studies/gud.py evaluate pca-white --n 20 --steps 5 \\
+        --test-images 4 --points 1 --out /tmp/try
 """
 
 import argparse
 import csv
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gud_nb.basis import (
     DCT,
@@ -31,369 +40,241 @@ from gud_nb.basis import (
     column_order,
     level_order,
 )
-from gud_nb.cli import processes
 from gud_nb.data import cifar10, fashion_mnist
+from gud_nb.denoiser import Gaussian, Independent
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, measure
 from gud_nb.integrators import DEIS, DPMSolver
-from gud_nb.likelihood import dequantise, elbo
-from gud_nb.loss import moving, snr_times
+from gud_nb.likelihood import dequantise, elbo, nats_to_bits
+from gud_nb.loss import active_only, snr_times
 from gud_nb.network import UNet, bands
 from gud_nb.recipe import cld, psld, third_order, vp
-from gud_nb.sampler import evaluations, fastest
+from gud_nb.sampler import Sampler, evaluations, fastest
 from gud_nb.schedule import (
     Family,
+    LinearBeta,
     continued,
     nested,
     sequential,
     soft_conditioning,
     tilted,
 )
-from gud_nb.score import Gaussian
-from gud_nb.train import ScoreModel, Training, fit, from_pretrained, gaussian_head
+from gud_nb.train import (
+    DiffusionModel,
+    PhaseModel,
+    ScoreModel,
+    Training,
+    fit,
+    fit_law,
+    from_pretrained,
+)
 
 warnings.filterwarnings("ignore", message=".*variances are below.*")
-ENDS, WINDOW = (
-    dict(gamma_denoise=-9.0, gamma_noise=3.0, clip=True),
-    dict(gamma_min=-9.0, gamma_max=3.0),
-)
 HERE = Path(__file__).resolve().parent
+ENDS = dict(gamma_denoise=-9.0, gamma_noise=3.0, clip=True)
+WINDOW = dict(gamma_min=-9.0, gamma_max=3.0)
+SIDE = 16  # of crops, in pixels
+FIT = 30_000  # images that means, variances and laws are measured on
+FIELDS = ["name", "seed", "at", "images", "measure", "value", "error", "n"]
+FIELDS += ["evaluations", "processor_seconds"]
+
+
+# Data
 
 
 @cache
-def images(train: bool = True):
+def images(train: bool = True) -> Tensor:
     "Fashion-MNIST, its levels blurred once."
     return dequantise(fashion_mnist(train=train).x, torch.Generator().manual_seed(0))
 
 
 @cache
-def crops():
-    "Two 16×16 crops of each CIFAR-10 image."
-    x, g = cifar10(train=True).x, torch.Generator().manual_seed(0)
-    top, left = torch.randint(17, (2, 2 * len(x)), generator=g)
-    return dequantise(
-        torch.stack(
-            [
-                x[i // 2, :, a : a + 16, b : b + 16]
-                for i, (a, b) in enumerate(zip(top.tolist(), left.tolist()))
-            ]
-        ),
-        g,
-    )
+def labels() -> Tensor:
+    "The classes of the training images."
+    return fashion_mnist(train=True).labels
+
+
+def windows(
+    x: Tensor,  # (n, C, H, W)
+    count: int,  # windows of each image
+    generator: torch.Generator,  # of their places
+) -> Tensor:  # (count·n, C, SIDE, SIDE)
+    "Random square windows of images."
+    top = x.shape[-1] - SIDE + 1
+    places = torch.randint(top, (2, count * len(x)), generator=generator).T.tolist()
+    parts = (x[i // count, :, a : a + SIDE] for i, (a, _) in enumerate(places))
+    cut = [part[..., b : b + SIDE] for part, (_, b) in zip(parts, places)]
+    return torch.stack(cut)
 
 
 @cache
-def grey():
+def crops() -> Tensor:
+    "Two 16×16 crops of each CIFAR-10 image."
+    g = torch.Generator().manual_seed(0)
+    return dequantise(windows(cifar10(train=True).x, 2, g), g)
+
+
+@cache
+def grey() -> Tensor:
     "Four 16×16 crops of each CIFAR-10 image, without colour, half of them mirrored."
-    x, g = cifar10(train=True).x.mean(1, keepdim=True), torch.Generator().manual_seed(0)
-    top, left = torch.randint(17, (2, 4 * len(x)), generator=g)
-    found = torch.stack(
-        [
-            x[i // 4, :, a : a + 16, b : b + 16]
-            for i, (a, b) in enumerate(zip(top.tolist(), left.tolist()))
-        ]
-    )
+    g = torch.Generator().manual_seed(0)
+    found = windows(cifar10(train=True).x.mean(1, keepdim=True), 4, g)
     found[::2] = found[::2].flip(-1)
     return found + (torch.rand(found.shape, generator=g) - 0.5) / 128
 
 
-@cache
-def labels(train: bool = True):
-    return fashion_mnist(train=train).labels
+def data_of(name: str) -> Tensor:
+    "The training images of a setting."
+    if name.startswith("crop-grey"):
+        return grey()
+    return crops() if name.startswith("crop") else images()
+
+
+# Settings
 
 
 @dataclass
 class Setting:
-    "What is trained: components and their clocks, and how."
+    "What is trained: components and their schedules, and how."
 
-    basis: Basis
-    family: Family
-    groups: torch.Tensor  # what the network is told the noise of
-    factors: int | None = None  # common factors in the head
+    basis: Basis  # of the components
+    family: Family  # of their schedules
+    groups: Tensor  # (*comp) of components, whose log-SNRs the network is given
+    rank: int | None = None  # common factors in the law; None: variances alone
     share: float = 0.0  # of training times by `snr_times`, instead of uniform
-    width: int = 16
-    labels: bool = False
+    width: int = 16  # of the network
+    labels: bool = False  # whether the network is given classes
 
 
-def scaled(rotation, x, white: bool):
-    "Components with variances 1, or with their own and mean 1; and those variances."
-    fitted = Whitened.fit(rotation, x[:30_000], floor=1e-5)
+def scaled(
+    rotation: Basis,  # without a scale
+    x: Tensor,  # (n, *data) training images
+    white: bool,  # components with variance 1, or with their own and mean 1
+) -> tuple[Basis, Tensor]:  # the scaled basis; the variances (*comp)
+    "A basis scaled to data."
+    fitted = Whitened.fit(rotation, x[:FIT], floor=1e-5)
+    if white:
+        return fitted, fitted.scale.square()
     size = fitted.scale.square().mean().sqrt()
-    return (
-        (fitted, fitted.scale.square())
-        if white
-        else (Scaled(rotation, fitted.mean, size), (fitted.scale / size).square())
-    )
+    return Scaled(rotation, fitted.mean, size), (fitted.scale / size).square()
 
 
-def merged(*groups):
+def merged(*groups: Tensor) -> Tensor:
     "Groups within groups, numbered without gaps."
-    return sum(g * 100**i for i, g in enumerate(groups)).unique(return_inverse=True)[1]
+    total = sum(g * 100**i for i, g in enumerate(groups))
+    return total.unique(return_inverse=True)[1]
 
 
-def softness(rotation, white: bool, a: tuple):
+@cache
+def principal() -> PCA:
+    "Principal components of Fashion-MNIST."
+    return PCA.fit(images()[:FIT], floor=1e-8)
+
+
+def waves(kind: Callable) -> Basis:
+    "A basis of waves for Fashion-MNIST."
+    return kind((1, 28, 28))
+
+
+def haar() -> Wavelet:
+    "Haar wavelets of two levels."
+    return Wavelet((1, 28, 28), "haar", 2)
+
+
+def softness(rotation: Callable, white: bool, a: tuple) -> Setting:
     "Components by their variance, softness a."
-    basis, variances = scaled(rotation, images(), white)
-    return Setting(
-        basis,
-        Family(
-            soft_conditioning,
-            dict(a=a),
-            dict(variances=variances, whitened=white, **ENDS),
-        ),
-        bands(-variances.log(), 16),
-    )
+    basis, variances = scaled(rotation(), images(), white)
+    fixed = dict(variances=variances, whitened=white, **ENDS)
+    family = Family(soft_conditioning, dict(a=a), fixed)
+    return Setting(basis, family, bands(-variances.log(), 16))
 
 
-def box():
+def box() -> Setting:
     "Softness and a tilt of the order between vertical and horizontal frequencies."
     cosines = DCT((1, 28, 28))
     basis, variances = scaled(cosines, images(), True)
     other = cosines.frequencies[0] - cosines.frequencies[1]
-    return Setting(
-        basis,
-        Family(
-            tilted,
-            dict(a=(0.4, 1.6), w=(-0.6, 0.6)),
-            dict(variances=variances, other=other, whitened=True, **ENDS),
-        ),
-        merged(bands(-variances.log(), 8), bands(other, 4)),
-    )
+    fixed = dict(variances=variances, other=other, whitened=True, **ENDS)
+    family = Family(tilted, dict(a=(0.4, 1.6), w=(-0.6, 0.6)), fixed)
+    groups = merged(bands(-variances.log(), 8), bands(other, 4))
+    return Setting(basis, family, groups)
 
 
-def haar_columns():
+def haar_columns() -> Setting:
     "Levels from coarse to fine, columns from left to right."
-    haar = Wavelet((1, 28, 28), "haar", 2)
-    level, column = level_order(haar), column_order(haar)
-    family = Family(
-        nested,
-        dict(a=(0.0, 6.0), b=(0.0, 0.8)),
-        dict(outer=level, inner=column, **WINDOW),
-    )
-    return Setting(
-        scaled(haar, images(), True)[0], family, merged(bands(column, 28), level.long())
-    )
+    level, column = level_order(haar()), column_order(haar())
+    fixed = dict(outer=level, inner=column, **WINDOW)
+    family = Family(nested, dict(a=(0.0, 6.0), b=(0.0, 0.8)), fixed)
+    groups = merged(bands(column, 21), level.long())
+    return Setting(scaled(haar(), images(), True)[0], family, groups)
 
 
-def columns():
+def columns() -> Setting:
     "Pixels, column after column."
     pixel = Pixel((1, 28, 28))
-    return Setting(
-        scaled(pixel, images(), False)[0],
-        Family(
-            sequential, dict(b=(0.0, 0.95)), dict(order=column_order(pixel), **WINDOW)
-        ),
-        bands(column_order(pixel), 28),
-    )
+    order = column_order(pixel)
+    family = Family(sequential, dict(b=(0.0, 0.95)), dict(order=order, **WINDOW))
+    return Setting(scaled(pixel, images(), False)[0], family, bands(order, 28))
 
 
-def crop_columns(rotation, x):
+def crop_columns(rotation: Basis, x: Tensor) -> Setting:
     "Crops of photographs, column after column, the first few of them known."
     order = column_order(rotation)
-    return Setting(
-        scaled(rotation, x, False)[0],
-        Family(
-            continued,
-            dict(known=(0.0, 12.0), b=(0.0, 0.9)),
-            dict(order=order, **WINDOW),
-        ),
-        bands(order, 16),
-    )
+    ranges = dict(known=(0.0, 12.0), b=(0.0, 0.9))
+    family = Family(continued, ranges, dict(order=order, **WINDOW))
+    return Setting(scaled(rotation, x, False)[0], family, bands(order, SIDE))
 
 
-def strips(x):
-    return Columns(PCA.fit(x[:30_000].movedim(-1, 1).flatten(0, 1)), 16)
+def crop_pixels() -> Setting:
+    "Crops in colour, in pixels."
+    return crop_columns(Pixel((3, SIDE, SIDE)), crops())
 
 
-@cache
-def principal():
-    return PCA.fit(images()[:30_000], floor=1e-8)
+def crop_grey() -> Setting:
+    "Crops without colour, in principal components of a column."
+    one = PCA.fit(grey()[:FIT].movedim(-1, 1).flatten(0, 1))
+    setting = crop_columns(Columns(one, SIDE), grey())
+    return replace(setting, rank=256, share=1.0)
+
+
+def but(make: Callable, **changes) -> Callable:
+    "The same setting, trained otherwise."
+
+    def changed() -> Setting:
+        return replace(make(), **changes)
+
+    return changed
 
 
 ROTATIONS = dict(
-    pca=principal,
-    dct=lambda: DCT((1, 28, 28)),
-    waves=lambda: Fourier((1, 28, 28)),
-    haar=lambda: Wavelet((1, 28, 28), "haar", 2),
+    pca=principal, dct=partial(waves, DCT), waves=partial(waves, Fourier), haar=haar
 )
 SETTINGS = {
-    f"{name}-{scale}": (
-        lambda r=r, scale=scale: softness(r(), scale == "white", (0.0, 1.6))
-    )
-    for name, r in ROTATIONS.items()
+    f"{name}-{scale}": partial(softness, rotation, scale == "white", (0.0, 1.6))
+    for name, rotation in ROTATIONS.items()
     for scale in ("white", "unit")
 }
-SETTINGS |= {
-    "pca-unit-alone": lambda: softness(principal(), False, (1.0, 1.0)),
-    "box": box,
-    "haar-columns": haar_columns,
-    "columns": columns,
-    "crop-columns": lambda: crop_columns(Pixel((3, 16, 16)), crops()),
-}
-
-
-def but(name: str, **changes):
-    return lambda: replace(
-        SETTINGS[name](), **changes
-    )  # the same setting, trained otherwise
-
-
-for told in ("mean", "cross", "channel"):
-    SETTINGS[f"haar-columns-{told}"] = haar_columns
+SETTINGS["pca-unit-alone"] = partial(softness, principal, False, (1.0, 1.0))
+SETTINGS["box"] = box
+SETTINGS["haar-columns"] = haar_columns
+SETTINGS["columns"] = columns
+SETTINGS["crop-columns"] = crop_pixels
+GIVEN = ("mean", "cross", "channel")  # other ways to give the network its noise
+for way in GIVEN:
+    SETTINGS[f"haar-columns-{way}"] = haar_columns
 for name in ("pca-unit-alone", "pca-unit", "pca-white", "haar-columns", "columns"):
-    SETTINGS[f"{name}-snr"] = but(name, share=1.0)
+    SETTINGS[f"{name}-snr"] = but(SETTINGS[name], share=1.0)
 for name in ("columns", "haar-columns"):
-    SETTINGS |= {
-        f"{name}-factors": but(name, factors=48),
-        f"{name}-factors-snr": but(name, factors=48, share=1.0),
-    }
-SETTINGS |= {
-    "dct-unit-long": SETTINGS["dct-unit"],
-    "labels-long": but("dct-unit", share=1.0, width=24, labels=True),
-    "crop-grey": lambda: replace(
-        crop_columns(strips(grey()), grey()), factors=256, share=1.0
-    ),
-}
-PROCESSES, HEADS = ("vp", "psld", "gud"), ("plain", "isotropic", "gaussian")
+    SETTINGS[f"{name}-factors"] = but(SETTINGS[name], rank=48)
+    SETTINGS[f"{name}-factors-snr"] = but(SETTINGS[name], rank=48, share=1.0)
+SETTINGS["dct-unit-long"] = SETTINGS["dct-unit"]
+SETTINGS["labels-long"] = but(SETTINGS["dct-unit"], share=1.0, width=24, labels=True)
+SETTINGS["crop-grey"] = crop_grey
+PROCESSES = ("vp", "psld", "gud")
+HEADS = ("plain", "isotropic", "gaussian")  # what is known besides the network
 SETTINGS |= {f"head-{process}-{head}": None for process in PROCESSES for head in HEADS}
 
-
-def head_of(kind: str, law: Gaussian) -> Gaussian | None:
-    "The Gaussian that a model knows: none, one variance for all (the scaling of EDM), or that of the data."
-    if kind == "plain":
-        return None
-    return (
-        law
-        if kind == "gaussian"
-        else Gaussian(law.mean, torch.full_like(law.mean, law.mean_variance))
-    )
-
-
-def build_head(name: str, seed: int):
-    "A process with one of three heads."
-    _, process, kind = name.split("-")
-    if process == "gud":
-        setting, x = softness(principal(), False, (0.0, 1.6)), images()
-        basis, family, groups = setting.basis, setting.family, setting.groups
-    else:
-        recipe, clock = processes[process]
-        basis, family, groups, x, r = (
-            scaled(Pixel((1, 28, 28)), images(), False)[0],
-            None,
-            None,
-            images(),
-            recipe(),
-        )
-    diffusion = (
-        LinearDiffusion(vp(), family())
-        if family
-        else LinearDiffusion(r, clock, Sigma0=hsm(r) if r.k > 1 else None)
-    )
-    law = gaussian_head(diffusion, basis, x[:30_000])
-    phases = diffusion.k if kind == "plain" else 1
-    torch.manual_seed(seed)
-    network = UNet(
-        phases, width=16, groups=0 if groups is None else int(groups.max()) + 1
-    )
-    return (
-        ScoreModel(
-            network, diffusion, basis, head_of(kind, law), groups=groups, family=family
-        ),
-        family,
-        x,
-    )
-
-
-def build(name: str, seed: int) -> tuple[ScoreModel, Family, torch.Tensor]:
-    "An untrained model, its family of clocks, its data."
-    if name.startswith("head"):
-        return build_head(name, seed)
-    how = SETTINGS[name]()
-    x = (
-        grey()
-        if name.startswith("crop-grey")
-        else crops()
-        if name.startswith("crop")
-        else images()
-    )
-    (C, H, W), groups, told = how.basis.data_shape, how.groups, name.rpartition("-")[2]
-    n, channel = int(groups.max()) + 1, told == "channel"
-    if told in ("mean", "channel"):
-        n, groups = 0, None
-    diffusion = LinearDiffusion(vp(), how.family())
-    torch.manual_seed(seed)
-    network = UNet(
-        C + channel,
-        C,
-        width=how.width,
-        groups=n,
-        cross=[2] if told == "cross" else [],
-        classes=10 if how.labels else 0,
-    )
-    head = gaussian_head(diffusion, how.basis, x[:30_000], how.factors)
-    return (
-        ScoreModel(
-            network,
-            diffusion,
-            how.basis,
-            head,
-            groups=groups,
-            channel=channel,
-            family=how.family,
-        ),
-        how.family,
-        x,
-    )
-
-
-def train(name: str, seed: int, minutes: float):
-    out = Path("runs/gud") / f"{name}-{seed}"
-    model, family, x = build(name, seed)
-    setting = SETTINGS[name]() if family and SETTINGS[name] else None
-    share, known = (setting.share, setting.labels) if setting else (0.0, False)
-    how = (
-        dict(weight=moving(), times=model.snr_times(share) if share else None)
-        if family
-        else dict(times=snr_times(model.diffusion))
-    )
-    plan = Training(
-        minutes=minutes,
-        batch=128,
-        lr=2e-3,
-        warmup=200,
-        ema=0.998,
-        seed=seed,
-        mixed=True,
-        clock=time.process_time,
-        unlabelled=0.1,
-        **how,
-    )
-    last = fit(
-        model,
-        x,
-        plan,
-        labels() if known else None,
-        schedule=family,
-        out=out,
-        resume=(out / "checkpoint.safetensors").exists(),
-        keep=30.0,
-        cpu=True,
-    )[-1]
-    about = dict(
-        data="cifar10, crops of 16×16" if name.startswith("crop") else "fashion_mnist",
-        setting=name,
-        images=last["images"],
-        steps=last["step"],
-        processor_seconds=last["seconds"],
-        seed=seed,
-        batch=128,
-        width=model.network.config["width"],
-        loss=last["loss"],
-    )
-    model.save_pretrained(out / "model", about=about)
-    print(about, flush=True)
-
-
+# where settings are measured, and with them their variants
 POINTS = {
     "haar-columns": [dict(a=a, b=b) for a in (0.0, 2.0, 6.0) for b in (0.0, 0.4, 0.8)],
     "columns": [dict(b=b) for b in (0.0, 0.3, 0.6, 0.9)],
@@ -404,266 +285,283 @@ POINTS = {
     ],
     "pca-unit-alone": [dict(a=1.0)],
     "dct-unit-long": [dict(a=a) for a in (0.0, 0.7, 1.0, 1.6)],
-    **{
-        f"haar-columns-{told}": [
-            dict(a=2.0, b=0.4),
-            dict(a=0.0, b=0.0),
-            dict(a=6.0, b=0.8),
-        ]
-        for told in ("mean", "cross", "channel")
-    },
-    **{
-        name: [dict(a=1.0)] if "gud" in name else [{}]
-        for name in SETTINGS
-        if name.startswith("head")
-    },
+    "head-vp": [{}],
+    "head-psld": [{}],
+    "head-gud": [dict(a=1.0)],
 }
+CORNERS = [dict(a=2.0, b=0.4), dict(a=0.0, b=0.0), dict(a=6.0, b=0.8)]
+POINTS |= {f"haar-columns-{way}": CORNERS for way in GIVEN}
 
 
 def points(name: str) -> list[dict]:
     "Where a setting is measured: as the setting that it is a variant of."
-    base = max(
-        (k for k in POINTS if name == k or name.startswith(k + "-")),
-        key=len,
-        default=None,
+    bases = [k for k in POINTS if name == k or name.startswith(k + "-")]
+    if bases:
+        return POINTS[max(bases, key=len)]
+    return [dict(a=a) for a in (0.0, 0.4, 0.7, 1.0, 1.3, 1.6)]
+
+
+# Models
+
+
+def build_head(name: str, seed: int) -> tuple[DiffusionModel, Family | None, Tensor]:
+    "A process with the law of the data, with one variance for all, or with no law."
+    _, process, kind = name.split("-")
+    x, family, groups = images(), None, None
+    if process == "gud":
+        setting = softness(principal, False, (0.0, 1.6))
+        basis, family, groups = setting.basis, setting.family, setting.groups
+        diffusion = LinearDiffusion(vp(), family())
+    else:
+        basis = scaled(Pixel((1, 28, 28)), x, False)[0]
+        diffusion = LinearDiffusion(vp(), LinearBeta(0.1, 20.0))
+    if process == "psld":
+        diffusion = LinearDiffusion(psld(), LinearBeta(8.0, 8.0), Sigma0=hsm(psld()))
+    phases = diffusion.k if kind == "plain" else 1
+    many = 0 if groups is None else int(groups.max()) + 1
+    torch.manual_seed(seed)
+    network = UNet(phases, width=16, groups=many)
+    how = dict(groups=groups, family=family)
+    if kind == "plain":
+        return PhaseModel(network, diffusion, basis, **how), family, x
+    law = fit_law(diffusion, basis, x[:FIT])
+    if kind == "isotropic":
+        size = torch.full_like(law.mean, law.mean_variance)
+        law = Independent(law.mean, size)
+    return ScoreModel(network, diffusion, basis, law, **how), family, x
+
+
+def build(name: str, seed: int) -> tuple[DiffusionModel, Family | None, Tensor]:
+    "An untrained model, its family of schedules, its data."
+    if name.startswith("head"):
+        return build_head(name, seed)
+    setting, x, way = SETTINGS[name](), data_of(name), name.rpartition("-")[2]
+    groups = None if way in ("mean", "channel") else setting.groups
+    diffusion = LinearDiffusion(vp(), setting.family())
+    channels, channel = setting.basis.data_shape[0], way == "channel"
+    torch.manual_seed(seed)
+    network = UNet(
+        channels + channel,
+        channels,
+        width=setting.width,
+        groups=0 if groups is None else int(groups.max()) + 1,
+        cross=[2] if way == "cross" else [],
+        classes=10 if setting.labels else 0,
     )
-    return (
-        [dict(a=a) for a in (0.0, 0.4, 0.7, 1.0, 1.3, 1.6)]
-        if base is None
-        else POINTS[base]
-    )
+    law = fit_law(diffusion, setting.basis, x[:FIT], setting.rank)
+    how = dict(groups=groups, channel=channel, family=setting.family)
+    model = ScoreModel(network, diffusion, setting.basis, law, **how)
+    return model, setting.family, x
 
 
-FIELDS = [
-    "name",
-    "seed",
-    "at",
-    "images",
-    "measure",
-    "value",
-    "error",
-    "n",
-    "evaluations",
-    "processor_seconds",
-]
+def starting_from(model: DiffusionModel, law: Gaussian) -> DiffusionModel:
+    "The model, changed in place: its samples start where data of this law end."
+    parts = model.network, model.diffusion, model.basis, law
+    model.prior = ScoreModel(*parts, groups=model.groups).prior
+    return model
 
 
-def bits(model, test, draws: int = 8) -> tuple[float, float]:
-    "The variational bound in bits per dimension, over test images; the same times and noise for every model."
-    with torch.no_grad():
-        found = torch.cat(
-            [
-                elbo(
-                    model,
-                    x,
-                    draws=draws,
-                    t0=0.0,
-                    prior=model.head.law,
-                    generator=torch.Generator().manual_seed(i),
-                ).value
-                for i, x in enumerate(test.split(64))
-            ]
-        )
-    each = -found / (test[0].numel() * torch.log(torch.tensor(2.0))) - torch.log2(
-        torch.tensor(2 / 255)
-    )
-    return each.mean().item(), (each.std() / len(each) ** 0.5).item()
+# Commands
 
 
-def untrained(name: str):
-    "The bound of the head alone, under one clock: a baseline."
-    model = build(name, 0)[0].eval()
-    at = dict(a=1.0) if dict(a=1.0) in points(name) else points(name)[0]
-    value, error = bits(model.at(**at) if model.family else model, images(False)[:512])
-    with (HERE / "gud.csv").open("a", newline="") as f:
-        csv.writer(f).writerow(
-            [
-                f"{name}-untrained",
-                0,
-                "",
-                0,
-                "bits",
-                f"{value:.5g}",
-                f"{error:.2g}",
-                512,
-                0,
-                "",
-            ]
-        )
-    print(f"{name}, untrained: {value:.3f}")
+@dataclass(frozen=True)
+class Places:
+    "Where models, rows and weights go."
 
+    runs: Path  # folder of trained models
+    table: Path  # CSV file of what was measured
+    weights: Path  # folder of the weights that ship
 
-def judge(name: str, seed: int, n: int, steps: int, variants):
-    "Append the Fréchet distance of each variant (title, model, integrator, how to sample) of one set of weights."
-    features = feature_extractor("fashion_mnist")
-    real = features(fashion_mnist(train=True).x)
-    for title, member, step, how in variants:
-        began, g = time.process_time(), torch.Generator().manual_seed(0)
-        y = member.sample(
-            n,
-            step,
-            fastest(member.diffusion, steps - evaluations(step, 0)),
-            g,
-            batch=125,
-            **how,
-        )
-        value = float(measure(name, features(y.clamp(-1, 1)), real)["frechet"])
-        row = [
-            name,
-            seed,
-            title,
-            member.about["images"],
-            "frechet",
-            f"{value:.5g}",
-            "",
-            n,
-            steps,
-            f"{time.process_time() - began:.3g}",
-        ]
-        with (HERE / "gud.csv").open("a", newline="") as f:
-            csv.writer(f).writerow(row)
+    def model(self, name: str, seed: int) -> Path:
+        "The folder of a training run."
+        return self.runs / f"{name}-{seed}"
+
+    def trained(self, name: str, seed: int) -> DiffusionModel:
+        "A trained model."
+        return from_pretrained(self.model(name, seed) / "model")
+
+    def rows(self) -> list[dict]:
+        "The rows of the table, as text."
+        if not self.table.exists():
+            return []
+        text = self.table.read_text(encoding="utf-8")
+        return list(csv.DictReader(text.splitlines()))
+
+    def append(self, row: dict):
+        "Write a row below the others; what it lacks stays empty."
+        new = not self.table.exists()
+        with self.table.open("a", newline="", encoding="utf-8") as f:
+            writer = csv.DictWriter(f, FIELDS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
         print(row, flush=True)
 
 
-def guided(name: str, seed: int, n: int, steps: int):
-    "Fréchet distances without labels, with labels, and guided away from the law without them."
-    member, classes = (
-        from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model").at(a=1.0),
-        torch.arange(n) % 10,
-    )
-    judge(
-        f"{name}-guided",
-        seed,
-        n,
-        steps,
-        [
-            (f"guidance {g:g}", member, DPMSolver(2), dict(labels=classes, guidance=g))
-            for g in (0.0, 1.0, 1.5, 2.0, 3.0)
-        ],
-    )
+def train(name: str, a: argparse.Namespace, places: Places):
+    "Train a setting, and save it."
+    out = places.model(name, a.seed)
+    model, family, x = build(name, a.seed)
+    setting = SETTINGS[name]() if SETTINGS[name] else None
+    share, known = (setting.share, setting.labels) if setting else (0.0, False)
+    if family is None:
+        how = dict(times=snr_times(model.diffusion))
+    else:
+        times = model.snr_times(share) if share else None
+        how = dict(weight=active_only(), times=times)
+    if a.train_steps:
+        how |= dict(steps=a.train_steps)
+    else:
+        how |= dict(minutes=a.minutes, timer=time.process_time)
+    how |= dict(batch=128, lr=2e-3, warmup=200, ema=0.998, seed=a.seed, mixed=True)
+    plan = Training(unlabelled=0.1, **how)
+    classes = labels() if known else None
+    resume = (out / "checkpoint.safetensors").exists()
+    files = dict(out=out, resume=resume, keep=30.0)
+    last = fit(model, x, plan, classes, schedule=family, cpu=True, **files)[-1]
+    crop, width = name.startswith("crop"), model.network.config["width"]
+    about = dict(data="cifar10, crops of 16×16" if crop else "fashion_mnist")
+    about |= dict(setting=name, images=last["images"], steps=last["step"])
+    about |= dict(processor_seconds=last["seconds"], seed=a.seed, batch=128)
+    about |= dict(width=width, loss=last["loss"])
+    model.save_pretrained(out / "model", about=about)
+    print(about, flush=True)
 
 
-def recipes(name: str, seed: int, n: int, steps: int):
-    "Fréchet distances under other recipes, on the clock as it is and on the one of equal SNR."
-    model, variants = from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model"), []
-    for kind, recipe in (
-        ("VP", vp()),
-        ("CLD", cld()),
-        ("PSLD", psld()),
-        ("third order", third_order()),
-    ):
-        for by_snr in (True, False)[: 1 if recipe.k == 1 else 2]:
-            d = LinearDiffusion(
-                recipe,
-                model.family(),
-                Sigma0=hsm(recipe) if recipe.k > 1 else None,
-                by_snr=by_snr and recipe.k > 1,
-            )
-            title = f"{kind}; {'equal SNR' if by_snr else 'equal B'}"
-            variants += [
-                (
-                    f"{title}; {type(step).__name__}({step.order})",
-                    model.under(d).at(a=1.0),
-                    step,
-                    {},
-                )
-                for step in (DPMSolver(2), DEIS(3))
-            ]
-    judge(f"{name}-recipes", seed, n, steps, variants)
+def bits(
+    model: ScoreModel,  # in evaluation mode
+    test: Tensor,  # (n, *data)
+    draws: int = 8,  # of time and noise for each image
+) -> tuple[float, float]:  # mean over the images, and its standard error
+    "The variational bound in bits per dimension; the same noise for every model."
+    found = []
+    for i, x in enumerate(test.split(64)):
+        g = torch.Generator().manual_seed(i)
+        how = dict(draws=draws, t0=0.0, prior=model.law, generator=g)
+        with torch.no_grad():
+            found.append(elbo(model, x, **how).value)
+    each = nats_to_bits(torch.cat(found), test[0].numel())
+    return each.mean().item(), (each.std() / len(each) ** 0.5).item()
 
 
-def evaluate(name: str, seed: int, n: int, steps: int, what: list, prior: bool = False):
-    "Bits and Fréchet distances over the family; with `prior`, of the same weights started from a prior that knows common factors."
-    out, model, setting = (
-        HERE / "gud.csv",
-        from_pretrained(Path("runs/gud") / f"{name}-{seed}" / "model"),
-        name,
-    )
-    informed = (
-        gaussian_head(model.diffusion, model.basis, images()[:30_000], 48)
-        if prior
-        else None
-    )
-    name = f"{name}-prior" if prior else name
-    if not out.exists():
-        out.write_text(",".join(FIELDS) + "\n")
-    done = {
-        (r["name"], int(r["seed"]), r["at"], r["measure"], int(r["evaluations"]))
-        for r in csv.DictReader(out.open())
-    }
+def frechet(
+    model: DiffusionModel,  # in evaluation mode
+    sampler: Sampler,  # how to sample
+    a: argparse.Namespace,  # n samples, steps evaluations
+    **how,  # labels, guidance
+) -> float:
+    "The Fréchet distance of samples from the training images."
+    g, n = torch.Generator().manual_seed(0), a.steps - evaluations(sampler, 0)
+    times = fastest(model.diffusion, n)
+    y = model.sample(a.n, sampler, times, g, batch=125, **how)
     features = feature_extractor("fashion_mnist")
-    real = features(fashion_mnist(train=True).x)
-    for at in points(setting):
-        member, place = (
-            model.at(**at) if at else model,
-            " ".join(f"{k}={v:g}" for k, v in at.items()),
-        )
-        if prior:
-            member.prior = ScoreModel(
-                member.network,
-                member.diffusion,
-                member.basis,
-                informed,
-                groups=member.groups,
-            ).prior
-        if name.startswith("head-gud"):  # all three begin where the data end
-            law = gaussian_head(member.diffusion, member.basis, images()[:30_000])
-            member.prior = ScoreModel(
-                member.network,
-                member.diffusion,
-                member.basis,
-                law,
-                groups=member.groups,
-            ).prior
+    return float(measure("", features(y.clamp(-1, 1)), real_features())["frechet"])
+
+
+@cache
+def real_features() -> Tensor:
+    "Features of the training images."
+    return feature_extractor("fashion_mnist")(fashion_mnist(train=True).x)
+
+
+def untrained(name: str, a: argparse.Namespace, places: Places):
+    "The bound of the law alone, under one schedule: a baseline."
+    model = build(name, 0)[0].eval()
+    at = dict(a=1.0) if dict(a=1.0) in points(name) else points(name)[0]
+    member = model.at(**at) if model.family else model
+    value, error = bits(member, images(False)[: a.test_images])
+    row = dict(name=f"{name}-untrained", seed=0, images=0, measure="bits")
+    row |= dict(value=f"{value:.5g}", error=f"{error:.2g}", n=a.test_images)
+    places.append(row | dict(evaluations=0))
+
+
+def judge(name: str, a: argparse.Namespace, places: Places, variants: list[tuple]):
+    "Append the distance of each variant (title, model, sampler, how) of one model."
+    for title, member, sampler, how in variants:
+        began = time.process_time()
+        value = frechet(member, sampler, a, **how)
+        spent = time.process_time() - began
+        row = dict(name=name, seed=a.seed, at=title, images=member.about["images"])
+        row |= dict(measure="frechet", value=f"{value:.5g}", n=a.n, evaluations=a.steps)
+        places.append(row | dict(processor_seconds=f"{spent:.3g}"))
+
+
+def guided(name: str, a: argparse.Namespace, places: Places):
+    "Distances without labels, with labels, and guided away from those without."
+    member, classes = places.trained(name, a.seed).at(a=1.0), torch.arange(a.n) % 10
+    variants = []
+    for g in (0.0, 1.0, 1.5, 2.0, 3.0):
+        how = dict(labels=classes, guidance=g)
+        variants.append((f"guidance {g:g}", member, DPMSolver(2), how))
+    judge(f"{name}-guided", a, places, variants[: a.points])
+
+
+def recipes(name: str, a: argparse.Namespace, places: Places):
+    "Distances under other recipes, on schedules of equal SNR and of equal B."
+    model, variants = places.trained(name, a.seed), []
+    kinds = dict(VP=vp(), CLD=cld(), PSLD=psld())
+    kinds["third order"] = third_order()
+    for kind, recipe in kinds.items():
+        start = hsm(recipe) if recipe.k > 1 else None
+        for by_snr in (True, False) if recipe.k > 1 else (False,):
+            equal = "equal B" if recipe.k > 1 and not by_snr else "equal SNR"
+            how = dict(Sigma0=start, by_snr=by_snr)
+            d = LinearDiffusion(recipe, model.family(), **how)
+            member = model.with_diffusion(d).at(a=1.0)
+            for s in (DPMSolver(2), DEIS(3)):
+                title = f"{kind}; {equal}; {type(s).__name__}({s.order})"
+                variants.append((title, member, s, {}))
+    judge(f"{name}-recipes", a, places, variants[: a.points])
+
+
+def evaluate(name: str, a: argparse.Namespace, places: Places):
+    """Bits and distances over the family; with `--prior`, distances of the same
+    weights started from a prior that has common factors."""
+    model, title = places.trained(name, a.seed), f"{name}-prior" if a.prior else name
+    keys = ("name", "seed", "at", "measure", "evaluations")
+    done = {tuple(r[k] for k in keys) for r in places.rows()}
+    what = ["frechet"] if a.prior or name.startswith("head") else a.what
+    informed = None
+    if a.prior:
+        informed = fit_law(model.diffusion, model.basis, images()[:FIT], 48)
+    elif name.startswith("head-gud"):  # all three begin where the data end
+        informed = fit_law(model.diffusion, model.basis, images()[:FIT])
+    for at in points(name)[: a.points]:
+        member = model.at(**at) if at else model
+        if informed is not None:
+            member = starting_from(member, informed)
+        place = " ".join(f"{k}={v:g}" for k, v in at.items())
         for measured in what:
-            spent = steps if measured == "frechet" else 0
-            if (name, seed, place, measured, spent) in done:
+            spent = a.steps if measured == "frechet" else 0
+            if (title, str(a.seed), place, measured, str(spent)) in done:
                 continue
             began = time.process_time()
-            if measured == "bits" and name.startswith("head"):
-                continue
+            row = dict(name=title, seed=a.seed, at=place, images=model.about["images"])
             if measured == "bits":
-                number, (value, error) = 512, bits(member, images(False)[:512])
+                value, error = bits(member, images(False)[: a.test_images])
+                row |= dict(error=f"{error:.2g}", n=a.test_images)
             else:
-                step, g = DPMSolver(2), torch.Generator().manual_seed(0)
-                y = member.sample(
-                    n,
-                    step,
-                    fastest(member.diffusion, steps - evaluations(step, 0)),
-                    g,
-                    batch=125,
-                )
-                number, value, error = (
-                    n,
-                    float(measure(name, features(y.clamp(-1, 1)), real)["frechet"]),
-                    "",
-                )
-            row = [
-                name,
-                seed,
-                place,
-                model.about["images"],
-                measured,
-                f"{value:.5g}",
-                f"{error:.2g}" if error != "" else "",
-                number,
-                spent,
-                f"{time.process_time() - began:.3g}",
-            ]
-            with out.open("a", newline="") as f:
-                csv.writer(f).writerow(row)
-            print(row, flush=True)
+                value = frechet(member, DPMSolver(2), a)
+                row |= dict(n=a.n)
+            row |= dict(measure=measured, value=f"{value:.5g}", evaluations=spent)
+            seconds = time.process_time() - began
+            places.append(row | dict(processor_seconds=f"{seconds:.3g}"))
 
+
+# Weights that ship
 
 CARD = """# {title}
 
-A score model of GUD (Gerdes, Welling & Cheng 2024) for {what}: VP in {basis}, trained for the family of clocks {family}; {head}, and a U-Net of
-width {width} ({millions:.1f} million parameters) that is told the noising state of {groups} groups of components, in half precision.
+A score model of GUD (Gerdes, Welling & Cheng 2024) for {what}: VP in {basis}, \
+trained for the family of schedules {family}; {law}, and a U-Net of
+width {width} ({millions:.1f} million parameters) that is given the noising state of \
+{groups} groups of components, in half precision.
 
 | | |
 |---|---|
 | data | {data} |
-| training | {images:,} images, {steps:,} steps of 128, times by SNR, {seconds:.0f} s of one processor core, seed 0 |
+| training | {images:,} images, {steps:,} steps of 128, times by SNR, \
+{seconds:.0f} s of one processor core, seed 0 |
 | measured | {measured} |
 | in | `nbs/32_gud_trained.ipynb` |
 | made by | `studies/gud.py`, setting `{setting}` |
@@ -678,114 +576,121 @@ SHIPPED = {
         what="28×28 images of clothes, with labels",
         basis="a cosine basis with white prior",
         family="a in [0, 1.6]",
+        law="a Gaussian law of component variances",
         example=".7 --n 64 --label 9",
-        head="a Gaussian head of component variances",
-        limits="a small network after twenty minutes of one core; outlines are right, texture and print are often lost.",
+        limits="a small network after twenty minutes of one core; outlines are right, "
+        "texture and print are often lost.",
     ),
     "haar-columns-factors-snr": dict(
         title="gud-haar-columns",
         what="28×28 images of clothes",
         basis="a Haar basis of two levels with the variance-matching prior",
         family="a in [0, 6] (levels), b in [0, 0.8] (columns)",
+        law="a Gaussian law with 48 common factors",
         example="a=2,b=.4 --n 64",
-        head="a Gaussian head with 48 common factors",
-        limits="five minutes of one core; made for looking at clocks, not at clothes; no labels.",
+        limits="five minutes of one core; made for looking at schedules, not at "
+        "clothes; no labels.",
     ),
     "crop-grey": dict(
         title="gud-cifar-columns",
         what="16×16 crops of photographs, in grey",
         basis="principal components of each column of pixels",
         family="known in [0, 12] columns, b in [0, 0.9]",
+        law="a Gaussian law with the full covariance",
         example="known=0,b=.5 --n 64",
-        head="a Gaussian head with the full covariance",
-        limits="25 minutes of one core; continues a photograph with what could be there, in the right contrast, without objects.",
+        limits="25 minutes of one core; continues a photograph with what could be "
+        "there, in the right contrast, without objects.",
     ),
 }
+DATA = dict(
+    crops="four random crops of each of the 50,000 training images of CIFAR-10 "
+    "(Krizhevsky 2009), half of them mirrored",
+    clothes="the 60,000 training images of Fashion-MNIST (Xiao, Rasul and Vollgraf "
+    "2017, MIT licence), levels blurred",
+)
 
 
-def ship(name: str):
+def in_words(row: dict) -> str:
+    "What was measured, for a card."
+    value, at = f"{float(row['value']):.4g}", row["at"]
+    if row["measure"] == "bits":
+        return f"bound {value} at {at} (bits per dimension, {row['n']} images)"
+    how = f"{row['n']} samples, {row['evaluations']} evaluations"
+    return f"Fréchet distance {value} at {at} ({how})"
+
+
+def ship(name: str, a: argparse.Namespace, places: Places):
     "Put a trained setting among the weights of the package."
-    model, root, how = (
-        from_pretrained(Path("runs/gud") / f"{name}-0" / "model"),
-        HERE.parent / "gud_nb" / "weights",
-        SHIPPED[name],
+    if name not in SHIPPED:
+        raise SystemExit(f"got the setting {name}, want one of {', '.join(SHIPPED)}")
+    model, how = places.trained(name, 0), SHIPPED[name]
+    mine = (r for r in places.rows() if r["name"] == name)
+    measured = [in_words(r) for r in mine if r["at"] in ("a=1", "a=2 b=0.4")]
+    folder = places.weights / how["title"]
+    about = dict(model.about, measured=measured)
+    model.save_pretrained(folder, torch.float16, about)
+    parameters = sum(p.numel() for p in model.network.parameters())
+    card = CARD.format(
+        data=DATA["crops" if name.startswith("crop") else "clothes"],
+        images=about["images"],
+        steps=about["steps"],
+        setting=name,
+        seconds=about["processor_seconds"],
+        groups=int(model.groups.max()) + 1,
+        width=about["width"],
+        millions=parameters / 1e6,
+        measured="; ".join(measured) or "see there",
+        **how,
     )
-    out = HERE / "gud.csv"
-    scores = [
-        f"{dict(bits='bound', frechet='Fréchet distance')[r['measure']]} {float(r['value']):.4g} at {r['at']}"
-        + (
-            f" ({r['n']} samples, {r['evaluations']} evaluations)"
-            if r["measure"] == "frechet"
-            else " (bits per dimension, 512 images)"
-        )
-        for r in (csv.DictReader(out.open()) if out.exists() else ())
-        if r["name"] == name and r["at"] in ("a=1", "a=2 b=0.4")
-    ]
-    data = (
-        "four random crops of each of the 50,000 training images of CIFAR-10 (Krizhevsky 2009), half of them mirrored"
-        if name.startswith("crop")
-        else "the 60,000 training images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT licence), levels blurred"
-    )
-    model.save_pretrained(
-        root / how["title"], torch.float16, dict(model.about, measured=scores)
-    )
-    (root / how["title"] / "README.md").write_text(
-        CARD.format(
-            data=data,
-            images=model.about["images"],
-            steps=model.about["steps"],
-            setting=name,
-            seconds=model.about["processor_seconds"],
-            groups=int(model.groups.max()) + 1,
-            width=model.about["width"],
-            millions=sum(p.numel() for p in model.network.parameters()) / 1e6,
-            measured="; ".join(scores) or "see there",
-            **how,
-        ),
-        encoding="utf-8",
-    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+COMMANDS = dict(
+    train=train,
+    evaluate=evaluate,
+    guided=guided,
+    recipes=recipes,
+    untrained=untrained,
+    ship=ship,
+)
+
+
+def arguments() -> argparse.Namespace:
+    "What is asked for on the command line, checked."
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p.add_argument("command", choices=["list", *COMMANDS])
+    p.add_argument("name", nargs="?", choices=list(SETTINGS), metavar="name")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--minutes", type=float, default=6.0, help="of the processor")
+    p.add_argument("--train-steps", type=int, help="instead of minutes")
+    p.add_argument("--n", type=int, default=1000, help="samples for a Fréchet distance")
+    p.add_argument("--steps", type=int, default=25, help="evaluations for a sample")
+    p.add_argument("--test-images", type=int, default=512, help="for bits")
+    p.add_argument("--points", type=int, help="measure at the first few places alone")
+    text = "start from a prior with common factors (Fréchet distances only)"
+    p.add_argument("--prior", action="store_true", help=text)
+    kinds = ["bits", "frechet"]
+    p.add_argument("--what", nargs="+", default=kinds, choices=kinds)
+    p.add_argument("--out", type=Path, help="folder of everything that is written")
+    a = p.parse_args()
+    if a.command != "list" and a.name is None:
+        p.error("name a setting: one of " + ", ".join(SETTINGS))
+    return a
+
+
+def main():
+    "Do what is asked for."
+    a = arguments()
+    torch.set_num_threads(1)
+    if a.command == "list":
+        return print("\n".join(SETTINGS))
+    places = Places(Path("runs/gud"), HERE / "gud.csv", HERE.parent / "gud_nb/weights")
+    if a.out is not None:
+        a.out.mkdir(parents=True, exist_ok=True)
+        places = Places(a.out / "runs", a.out / "gud.csv", a.out / "weights")
+    COMMANDS[a.command](a.name, a, places)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "command",
-        choices=["list", "train", "evaluate", "guided", "recipes", "untrained", "ship"],
-    )
-    parser.add_argument("name", nargs="?", choices=list(SETTINGS), metavar="name")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=6.0, help="of the processor")
-    parser.add_argument(
-        "--n", type=int, default=1000, help="samples for a Fréchet distance"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=25, help="evaluations of the network for a sample"
-    )
-    parser.add_argument(
-        "--prior",
-        action="store_true",
-        help="start from a prior that knows common factors (Fréchet distances only)",
-    )
-    parser.add_argument(
-        "--what", nargs="+", default=["bits", "frechet"], choices=["bits", "frechet"]
-    )
-    a = parser.parse_args()
-    torch.set_num_threads(1)
-    if a.command == "list":
-        print("\n".join(SETTINGS))
-    elif a.name is None:
-        parser.error("name a setting: one of " + ", ".join(SETTINGS))
-    elif a.command == "ship":
-        ship(a.name)
-    elif a.command == "untrained":
-        untrained(a.name)
-    elif a.command in ("guided", "recipes"):
-        globals()[a.command](a.name, a.seed, a.n, a.steps)
-    elif a.command == "train":
-        train(a.name, a.seed, a.minutes)
-    else:
-        evaluate(
-            a.name, a.seed, a.n, a.steps, ["frechet"] if a.prior else a.what, a.prior
-        )
+    main()
