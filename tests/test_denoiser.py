@@ -223,7 +223,7 @@ def test_memory_of_large_laws_is_linear():
 @pytest.mark.parametrize("recipe", ["VP", "CLD", "PSLD", "third order"])
 @pytest.mark.parametrize("t", [1e-3, 1e-2, 0.1])
 def test_scores_of_single_precision_states(recipe, t):
-    "Where there is little noise, whitened state and signal are large and all but equal."
+    "With little noise, whitened state and signal are large and all but equal."
     p = LinearDiffusion(recipes[recipe], LinearBeta(8.0, 8.0), hsm(recipes[recipe]))
     law, chi = Independent(torch.zeros(50), torch.ones(50)), torch.randn(20, 50)
     z = p.perturb(chi, t, torch.randn(20, p.k, 50)).z
