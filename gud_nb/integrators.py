@@ -35,7 +35,7 @@ def _gauss(m: int) -> tuple[Tensor, Tensor, Tensor]:
     up_to = rise * (2 * n + 1) @ (P[:, :-1] * w[:, None]).T / 4
     return tuple(map(torch.as_tensor, ((1 + x) / 2, w / 2, up_to)))
 
-# %% ../nbs/08b_integrators.ipynb #xukio9a0
+# %% ../nbs/08b_integrators.ipynb #xchf9vhb
 _RULES = {
     limit: _gauss(m) for limit, m in ((1.5, 10), (6, 20), (16, 40), (math.inf, 80))
 }
@@ -69,7 +69,7 @@ class _Nodes:
         "The integral up to each of the points: (m, n, ...)."
         return (self.rule[1] @ v.flatten(1)).reshape(v.shape)
 
-# %% ../nbs/08b_integrators.ipynb #zrmskcyx
+# %% ../nbs/08b_integrators.ipynb #p0qccaa0
 def _in_parts(f, grid: Grid) -> list[Tensor]:
     "The tensors f(steps) of all steps, of few at a time where components are many."
     size, n = prod(grid.frames.T.shape[1:]), len(grid.t)
@@ -77,7 +77,7 @@ def _in_parts(f, grid: Grid) -> list[Tensor]:
     parts = [f(slice(i, i + few)) for i in range(0, n, few)]
     return [torch.cat(v) for v in zip(*parts)]
 
-# %% ../nbs/08b_integrators.ipynb #bas5g9xk
+# %% ../nbs/08b_integrators.ipynb #a8ixvdte
 def _earlier(v: Tensor, j: int) -> Tensor:
     "v (n, ...) of j steps before; of the first step where there is none."
     return torch.cat([v[:1].expand(j, *v.shape[1:]), v[: len(v) - j]])[: len(v)]
@@ -93,7 +93,7 @@ def _past(x: Tensor, order: int, share: float) -> tuple[list[Tensor], list[Tenso
         gone.append((number < j) | ((p - q).abs() <= least))
     return points, gone
 
-# %% ../nbs/08b_integrators.ipynb #64wrxp9g
+# %% ../nbs/08b_integrators.ipynb #tvf9178u
 def _factors(x: Tensor, points: list, gone: list, j: int) -> list[tuple]:
     "The factors of the basis polynomial of point j at x, and their slopes."
     out = []
@@ -161,7 +161,7 @@ class Multistep(Sampler):
             out = act(later, self.predict(there, out), act(now, past[0], out))
         return out
 
-# %% ../nbs/08b_integrators.ipynb #f2ere7ql
+# %% ../nbs/08b_integrators.ipynb #dproxnog
 class DPMSolver(Multistep):
     "Multistep of the posterior mean (DPM-Solver++, Lu et al. 2022), for any recipe."
 
@@ -246,7 +246,7 @@ def _turns(nodes: _Nodes, K: Tensor) -> tuple[Tensor, Tensor]:
     O = O.unflatten(-2, (m, k)).movedim(-3, 0)
     return O, eye + nodes.total(K @ O)
 
-# %% ../nbs/08b_integrators.ipynb #6k3jr838
+# %% ../nbs/08b_integrators.ipynb #bw7ggzwl
 def _level(log_snr: Tensor) -> Tensor:
     "The variable of the polynomials, $½\\log(1 + 16|w|²)$."
     return torch.nn.functional.softplus(log_snr + math.log(16)) / 2
@@ -369,7 +369,7 @@ class PredictorCorrector(Sampler):
         "Evaluations beyond those of the steps."
         return self.predictor.extra
 
-# %% ../nbs/08b_integrators.ipynb #k9k45ydi
+# %% ../nbs/08b_integrators.ipynb #hey122su
 def _draws(noise: Tensor | None, count: int) -> list[Tensor]:
     "The draws of noise of a step, each like the state."
     return [] if count == 0 else [noise] if count == 1 else list(noise)
@@ -430,7 +430,7 @@ class Splitting(Sampler):
         "Evaluations of the score per step."
         return sum(when is not None for _, when in self.parts)
 
-# %% ../nbs/08b_integrators.ipynb #s4zo8i5t
+# %% ../nbs/08b_integrators.ipynb #s2xczxpj
 @patch(as_prop=True)
 def parts(self: Splitting) -> list[tuple]:
     "Letters between evaluations, and where the one before is: 0 at t, 1 at s, or None."
@@ -455,7 +455,7 @@ def _mixing(r: Recipe, B: Tensor) -> tuple[Tensor, Tensor]:
     Phi = back * torch.exp(-decay / 2)[..., None, :] @ (V.mT @ root)
     return Phi, back * (-torch.expm1(-decay)).sqrt()[..., None, :] @ V.mT
 
-# %% ../nbs/08b_integrators.ipynb #0mrw2ebu
+# %% ../nbs/08b_integrators.ipynb #78rrfvqt
 @patch
 def _compose(self: Splitting, letters: str, r: Recipe, B: Tensor) -> list[Tensor]:
     "What letters do to the state, to the score, and to the noise of each O in them."
@@ -477,7 +477,7 @@ def _compose(self: Splitting, letters: str, r: Recipe, B: Tensor) -> list[Tensor
             out[1] = out[1] + move @ r.D / half
     return out
 
-# %% ../nbs/08b_integrators.ipynb #sudjodmy
+# %% ../nbs/08b_integrators.ipynb #tqpjvdvg
 @patch
 def coefficients(self: Splitting, grid: Grid):
     r, B = grid.recipe.on(grid.B.device), -grid.B.diff(dim=0)
@@ -527,7 +527,8 @@ class Conjugate(Sampler):
 
     def coefficients(self, grid):
         A = grid.recipe.on(grid.B.device).A
-        L, eye = torch.as_tensor(self.Lambda).to(A), torch.eye(grid.recipe.k).to(A)
+        L = torch.as_tensor(self.Lambda, dtype=A.dtype, device=A.device)
+        eye = torch.eye(grid.recipe.k).to(A)
         L = L * (eye if L.ndim == 0 else torch.ones_like(eye))
         change = L - A / 2
 
@@ -543,7 +544,7 @@ class Conjugate(Sampler):
         M, N = c
         return act(N, here.noise(z), act(M, z))
 
-# %% ../nbs/08b_integrators.ipynb #2wurm4cy
+# %% ../nbs/08b_integrators.ipynb #hk14ti8c
 def tune_lambda(
     diffusion: LinearDiffusion,  # the process
     times: Tensor,  # (n+1,) the grid it will be used on
@@ -628,7 +629,7 @@ def rms(
     "Root mean square of the entries of each sample."
     return error.flatten(1).to(exact(error)).square().mean(1).sqrt()
 
-# %% ../nbs/08b_integrators.ipynb #a2ho5vta
+# %% ../nbs/08b_integrators.ipynb #0dwjtpgr
 def adaptive(
     f,  # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
     y: Tensor,  # (batch, ...) at a
@@ -667,7 +668,7 @@ def adaptive(
         if report is not None:
             report(s[(b - s).abs().argmax()].item())
 
-# %% ../nbs/08b_integrators.ipynb #mpprhvw7
+# %% ../nbs/08b_integrators.ipynb #4uf4docb
 def _goes_on(off: Tensor, s: Tensor, left: Tensor, tries: int, max_steps: int, time):
     "Raise where an error estimate is not finite, or too many steps have been tried."
     bad = ~off.isfinite()
