@@ -128,6 +128,7 @@ class DiffusionModel(nn.Module, ABC):
         self.groups, self.channel, self.about = groups, channel, {}
         self.diffusion = _fitting(diffusion, basis)
         self._means = _groups_of(groups, network, basis)
+        self._log_variances = None  # of the data: a model with a law has them
 
     @abstractmethod
     def eps(
@@ -153,15 +154,8 @@ def by_component(
     level: Tensor,  # (batch or 1, *comp or 1s) log-SNR
 ) -> Tensor:  # (batch or 1, *comp)
     "Log-SNRs of all components, the variances of the data in them."
-    level = level.expand(-1, *self.basis.shape)
-    return (
-        level
-        if self._log_variances is None
-        else level + self._log_variances.like(level)
-    )
-
-
-DiffusionModel._log_variances = None  # of the data: a model with a law has them
+    level, more = level.expand(-1, *self.basis.shape), self._log_variances
+    return level if more is None else level + more.like(level)
 
 
 @patch
@@ -247,26 +241,28 @@ class ScoreModel(DiffusionModel):
         self.law, self._mean, self._size = law, Const(law.mean), law.mean_variance
         self._log_variances = Const(law.component_variances.clamp(min=1e-12).log())
 
-    def eps(
-        self,
-        z: Tensor,  # (batch, k, *comp) state
-        t: float | Tensor,  # () or (batch,), in (0, 1]
-        labels: int | Tensor | None = None,  # one class, or (batch,); None: all
-    ) -> Tensor:  # (batch, k, *comp)
-        "The expected noise in the coordinates of training, $-L^⊤s$."
-        frame = self.diffusion.frame(t, z)
-        size = frame.w.norm(dim=-1, keepdim=True)
-        unit = frame.w / size
-        along = unit[..., None, :] @ frame.inverse
-        aside = frame.inverse - unit[..., None] * along
-        y = act(state_layout(along / size[..., None]), z)[:, 0]
-        n = self._noise_in(y, frame.log_snr, labels)[:, None]
-        unit = state_layout(unit[..., None])[:, :, 0].to(z)
-        white = act(state_layout(aside), z, unit * n)
-        if self.diffusion.aux_cov is None:
-            return white
-        L = noise_factor(self.diffusion, t, z)
-        return act(state_layout((frame.inverse @ L).mT), white)
+# %% ../nbs/12_train.ipynb #40m5nn4x
+@patch
+def eps(
+    self: ScoreModel,
+    z: Tensor,  # (batch, k, *comp) state
+    t: float | Tensor,  # () or (batch,), in (0, 1]
+    labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+) -> Tensor:  # (batch, k, *comp)
+    "The expected noise in the coordinates of training, $-L^⊤s$."
+    frame = self.diffusion.frame(t, z)
+    size = frame.w.norm(dim=-1, keepdim=True)
+    unit = frame.w / size
+    along = unit[..., None, :] @ frame.inverse
+    aside = frame.inverse - unit[..., None] * along
+    y = act(state_layout(along / size[..., None]), z)[:, 0]
+    n = self._noise_in(y, frame.log_snr, labels)[:, None]
+    unit = state_layout(unit[..., None])[:, :, 0].to(z)
+    white = act(state_layout(aside), z, unit * n)
+    if self.diffusion.aux_cov is None:
+        return white
+    L = noise_factor(self.diffusion, t, z)
+    return act(state_layout((frame.inverse @ L).mT), white)
 
 # %% ../nbs/12_train.ipynb #0aw8hrnu
 @patch
