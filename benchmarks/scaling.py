@@ -1,7 +1,7 @@
 """How memory and time grow with the side of an image.
 
     python benchmarks/scaling.py                          sides 32, 64, 128, 256
-    python benchmarks/scaling.py --only energy grids      some of the cases
+    python benchmarks/scaling.py --only energy grid       some of the cases
     python benchmarks/scaling.py --old PATH               an older version too
 
 Images are (3, side, side), so the number of components grows with the square of the
@@ -11,11 +11,11 @@ of components has the exponent 4. The basis is cosines, whose two matrices make 
 Every case at every side runs in a process of its own, with one thread. Memory is the
 largest resident size while it runs, less that before, in MiB; time is CPU time, of the
 fastest of up to three runs. A process that would need more than --memory GiB, or more
-than --seconds, is ended: then larger sides of that case are left out. Exponents are
-fitted by least squares to the sides that need more than 4 MiB, or 2 milliseconds.
+than --seconds of CPU time, is ended: then larger sides of that case are left out.
+Exponents are fitted by least squares to the sides that need more than 4 MiB, or 2 ms.
 """
 
-import argparse, json, os, resource, subprocess, sys, time
+import argparse, json, os, resource, signal, subprocess, sys, time
 from math import log
 from pathlib import Path
 
@@ -222,7 +222,7 @@ def status(field: str) -> int:
     raise SystemExit(f"no {field} in /proc/self/status: this benchmark needs Linux")
 
 
-def measure(case: str, side: int, memory: float):
+def measure(case: str, side: int, memory: float, seconds: float):
     "Run a case at a side and print its MiB and seconds as JSON."
     import torch
 
@@ -230,6 +230,8 @@ def measure(case: str, side: int, memory: float):
     CASES[case](8)()  # what is loaded when it is first used
     limit = int(memory * 2**30) + 1024 * status("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    spent = int(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (spent, spent + 5))
     run = CASES[case](side)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     before, taken, started = status("VmRSS"), [], time.process_time()
@@ -241,25 +243,25 @@ def measure(case: str, side: int, memory: float):
 
 
 # ---------------------------------------------------------------------------- all of it
-def run_case(case: str, side: int, a, path: str | None) -> tuple | None:
-    "MiB and seconds of a case at a side in a new process; None where it was ended."
+def run_case(case: str, side: int, a, path: str | None) -> tuple | str:
+    "MiB and seconds of a case at a side in a new process, or why it was ended."
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     if path:
         env["PYTHONPATH"] = path
-    command = [sys.executable, str(Path(__file__).resolve())]
-    command += ["--case", case, "--sides", str(side), "--memory", str(a.memory)]
-    try:
-        done = subprocess.run(
-            command, env=env, timeout=a.seconds, capture_output=True, text=True
-        )
-    except subprocess.TimeoutExpired:
-        return None
+    command = [sys.executable, str(Path(__file__).resolve()), "--case", case]
+    for name in ("memory", "seconds"):
+        command += [f"--{name}", str(getattr(a, name))]
+    command += ["--sides", str(side)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode == 0:
         return tuple(json.loads(done.stdout.splitlines()[-1]))
-    last = (done.stderr.strip().splitlines() or ["killed"])[-1]
-    if "memory" not in last.lower() and done.returncode > 0:
-        print(f"  {case}, side {side}: {last}", file=sys.stderr)
-    return None
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "time" if done.returncode == -signal.SIGXCPU else "memory"
+    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    if "memory" in last.lower():
+        return "memory"
+    print(f"  {case}, side {side}: {last}", file=sys.stderr)
+    return "error"
 
 
 def exponent(sides: list, values: list, least: float) -> str:
@@ -276,8 +278,10 @@ def exponent(sides: list, values: list, least: float) -> str:
 def report(name: str, sides: list, found: list):
     "Two lines, memory and time, one figure for each side."
     for what, i, scale, least in (("MiB", 0, 1, 4), ("ms", 1, 1e3, 2)):
-        values = [scale * f[i] if f else None for f in found]
-        text = "".join("  ended  " if v is None else f"{v:9.1f}" for v in values)
+        values = [None if isinstance(f, str) else scale * f[i] for f in found]
+        text = "".join(
+            f"{f:>9}" if v is None else f"{v:9.1f}" for f, v in zip(found, values)
+        )
         power = exponent(sides, values, least)
         print(f"  {name:34} {what:4}{text}   side^{power}", flush=True)
         name = ""
@@ -293,12 +297,14 @@ def main():
     p.add_argument("--sides", type=int, nargs="+", default=[32, 64, 128, 256])
     p.add_argument("--only", nargs="+", default=[""], help="words in names of cases")
     p.add_argument("--memory", type=float, default=6.0, help="GiB (default 6)")
-    p.add_argument("--seconds", type=float, default=60.0, help="a process (default 60)")
+    p.add_argument(
+        "--seconds", type=float, default=60.0, help="of CPU time (default 60)"
+    )
     p.add_argument("--old", metavar="PATH", help="an older checkout of this package")
     p.add_argument("--case", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.case:
-        return measure(a.case, a.sides[0], a.memory)
+        return measure(a.case, a.sides[0], a.memory, a.seconds)
     print(f"  {'side':39}" + "".join(f"{s:9}" for s in a.sides) + "   grows as")
     versions = {"": os.environ.get("PYTHONPATH")} | (
         {", older": a.old} if a.old else {}
@@ -308,9 +314,9 @@ def main():
             continue
         for version, path in versions.items():
             found = []
-            for side in a.sides:  # None once it was ended
-                ended = found and found[-1] is None
-                found.append(None if ended else run_case(case, side, a, path))
+            for side in a.sides:
+                ended = found and isinstance(found[-1], str)
+                found.append(found[-1] if ended else run_case(case, side, a, path))
             report(case + version, a.sides, found)
 
 
