@@ -42,7 +42,7 @@ BATCH, IMAGE = 64, (3, 32, 32)
 
 
 # ------------------------------------------------------------------------ taking turns
-def serve(tasks: dict, clock=time.process_time):
+def serve(tasks: dict, timer=time.process_time):
     """Answer each line of standard input, the name of a task, with its seconds.
 
     A task is a function without arguments that returns another one, which is timed: so
@@ -51,7 +51,7 @@ def serve(tasks: dict, clock=time.process_time):
     answers, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(list(tasks)), file=answers, flush=True)
     for line in sys.stdin:
-        print(shortest(tasks[json.loads(line)], clock), file=answers, flush=True)
+        print(shortest(tasks[json.loads(line)], timer), file=answers, flush=True)
 
 
 def keep_memory():
@@ -64,15 +64,15 @@ def keep_memory():
     mallopt(-3, 2**28)  # M_MMAP_THRESHOLD
 
 
-def shortest(task, clock=time.process_time, runs: int = 3, enough: float = 0.1):
+def shortest(task, timer=time.process_time, runs: int = 3, enough: float = 0.1):
     "The least of several runs of a task, in seconds; short ones are run more often."
     task()()  # warms up
     taken = []
     while len(taken) < runs or sum(taken) < enough:
         run = task()
-        began = clock()
+        began = timer()
         run()
-        taken.append(clock() - began)
+        taken.append(timer() - began)
     return min(taken)
 
 

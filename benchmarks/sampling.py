@@ -11,7 +11,7 @@ a score that costs nothing, its output being its input; `law` is the exact score
 law with independent components, `Score(diffusion, Independent(mean, variances))`.
 
 On a CPU with one thread, seconds are those of CPU time, and the least of several runs
-counts, so that a busy machine does little harm; otherwise they are those of the clock.
+counts, so that a busy machine does little harm; otherwise wall time is taken.
 --old takes a checkout of this package from before its states were (batch, k,
 *components). It runs in a process of its own, in turns with this version, and the
 ratios new / old are printed: below 1 this version is faster.
@@ -168,10 +168,10 @@ def main():
     p.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.serve:
-        clock = time.process_time
+        timer = time.process_time
         if a.device == "cuda" or a.threads > 1:
-            clock = time.perf_counter
-        return serve(tasks(a.steps, a.device, a.threads), clock)
+            timer = time.perf_counter
+        return serve(tasks(a.steps, a.device, a.threads), timer)
     command = [sys.executable, str(Path(__file__).resolve()), "--serve"]
     for name in ("threads", "steps", "device"):
         command += [f"--{name}", str(getattr(a, name))]
