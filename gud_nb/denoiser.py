@@ -182,6 +182,7 @@ def gain(
     self: Gaussian,
     v: Tensor,  # (batch, *comp)
     R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+    factor: object = None,  # of `factor(R)`, where it is at hand
 ) -> Tensor:  # (batch, *comp)
     "$C(C+R)^{-1}v$."
     self._missing("gain")
@@ -192,6 +193,7 @@ def solve(
     self: Gaussian,
     v: Tensor,  # (batch, *comp)
     R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+    factor: object = None,  # of `factor(R)`, where it is at hand
 ) -> Tensor:  # (batch, *comp)
     "$(C+R)^{-1}v$."
     self._missing("solve")
@@ -220,11 +222,21 @@ def log_det(
 def variance(
     self: Gaussian,
     R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+    factor: object = None,  # of `factor(R)`, where it is at hand
 ) -> Tensor:  # (batch or 1, *comp or 1s)
     "Posterior variance; averaged where one rotation mixes all components."
     self._missing("variance")
 
 # %% ../nbs/06_denoiser.ipynb #s7aorckx
+@patch
+def factor(
+    self: Gaussian,
+    R: Tensor,  # (batch or 1, *comp or 1s) noise variance
+) -> object:  # what gain, solve and variance have in common, None if nothing
+    "What is factored for a noise level: computed once where several are wanted."
+    return None
+
+
 @patch
 def denoise(
     self: Gaussian,
@@ -248,7 +260,7 @@ def sample(
     self._checked(noise)
     return self._mean.like(noise) + self.root(noise, noise_variance(log_snr, noise))
 
-
+# %% ../nbs/06_denoiser.ipynb #5p610l9l
 @patch
 def log_prob(
     self: Gaussian,
@@ -293,11 +305,11 @@ class Independent(Gaussian):
         "Variance of each component, (*comp)."
         return self.variances
 
-    def gain(self, v, R):
+    def gain(self, v, R, factor=None):
         C = self._variances.like(R)
         return (C / (C + R)).to(v) * v
 
-    def solve(self, v, R):
+    def solve(self, v, R, factor=None):
         return (1 / (self._variances.like(R) + R)).to(v) * v
 
     def root(self, v, R):
@@ -306,7 +318,7 @@ class Independent(Gaussian):
     def log_det(self, R):
         return (self._variances.like(R) + R).log().flatten(1).sum(1)
 
-    def variance(self, R):
+    def variance(self, R, factor=None):
         C = self._variances.like(R)
         return C / (1 + C / R)
 
@@ -389,16 +401,21 @@ def _spectrum(self: Spectral, f, R: Tensor) -> Tensor:
 
 
 @patch
-def gain(self: Spectral, v, R):
-    if not _one_level(R):
-        return self.dense.gain(v, R)
-    return self._apply(lambda C, R: C / (C + R), v, R)
+def factor(self: Spectral, R):
+    return None if _one_level(R) else self.dense.factor(R)
 
 
 @patch
-def solve(self: Spectral, v, R):
+def gain(self: Spectral, v, R, factor=None):
     if not _one_level(R):
-        return self.dense.solve(v, R)
+        return self.dense.gain(v, R, factor)
+    return self._apply(lambda C, R: C / (C + R), v, R)
+
+# %% ../nbs/06_denoiser.ipynb #dj91ywbn
+@patch
+def solve(self: Spectral, v, R, factor=None):
+    if not _one_level(R):
+        return self.dense.solve(v, R, factor)
     return self._apply(lambda C, R: 1 / (C + R), v, R)
 
 # %% ../nbs/06_denoiser.ipynb #a9xkmeug
@@ -417,9 +434,9 @@ def log_det(self: Spectral, R):
 
 
 @patch
-def variance(self: Spectral, R):
+def variance(self: Spectral, R, factor=None):
     if not _one_level(R):
-        return self.dense.variance(R)
+        return self.dense.variance(R, factor)
     total = self._spectrum(lambda C, R: C / (1 + C / R), R)
     return (total / self.mean.numel()).reshape(R.shape)
 
@@ -444,14 +461,11 @@ class Dense(Gaussian):
         "Variance of each component, (*comp)."
         return self.covariance.diagonal().reshape(self.mean.shape)
 
-    def gain(self, v, R):
-        return v - self._each(_expected_noise, v, R)
+    def gain(self, v, R, factor=None):
+        return v - self._noise(v, R, factor)
 
-    def solve(self, v, R):
-        return self._each(_expected_noise, v, R) / _bounded(R).to(v)
-
-    def root(self, v, R):
-        return self._each(_dense_root, v, R)
+    def solve(self, v, R, factor=None):
+        return self._noise(v, R, factor) / _bounded(R).to(v)
 
 # %% ../nbs/06_denoiser.ipynb #3nqmu5ji
 def _bounded(R: Tensor) -> Tensor:
@@ -460,49 +474,54 @@ def _bounded(R: Tensor) -> Tensor:
 
 
 @patch
-def _each(self: Dense, f, v: Tensor, R: Tensor) -> Tensor:
-    "f(law, v, R), one image at a time where images have levels of their own."
-    R = _bounded(R).expand(-1, *self.shape).flatten(1)
-    if len(R) == 1:
-        return f(self, v.flatten(1), R[0]).reshape(v.shape)
-    parts = zip(v.flatten(1).split(1), R)
-    return torch.cat([f(self, one, r) for one, r in parts]).reshape(v.shape)
+def _levels(self: Dense, R: Tensor) -> Tensor:
+    "Noise variances (batch or 1, d)."
+    return _bounded(R).expand(-1, *self.shape).flatten(1)
 
 
 @patch
-def _factor(self: Dense, R: Tensor) -> tuple[Tensor, Tensor]:
-    "$W = R^{-1/2}$ (d,), and the Cholesky factor of $I + WCW$ (d, d)."
-    W = R.rsqrt()
-    M = W[:, None] * self._covariance.like(R) * W
-    M.diagonal().add_(1)
-    return W, torch.linalg.cholesky(M)
+def factor(self: Dense, R):
+    out = []
+    for r in self._levels(R):  # W = R^-½ (d,), the Cholesky factor of I + WCW (d, d)
+        W = r.rsqrt()
+        M = W[:, None] * self._covariance.like(r) * W
+        M.diagonal().add_(1)
+        out.append((W, torch.linalg.cholesky(M)))
+    return out
 
 
-def _expected_noise(law: Dense, v: Tensor, R: Tensor) -> Tensor:
+@patch
+def _noise(self: Dense, v: Tensor, R: Tensor, factor) -> Tensor:
     "$R(C+R)^{-1}v$, the part of v that is expected to be noise."
-    W, L = law._factor(R)
-    W, L = W.to(v), L.to(v)
-    return torch.cholesky_solve((v * W).mT, L).mT / W
+    factor, flat = factor or self.factor(R), v.flatten(1)
+    rows, out = [flat] if len(factor) == 1 else flat.split(1), []
+    for v1, (W, L) in zip(rows, factor):
+        W, L = W.to(v), L.to(v)
+        out.append(torch.cholesky_solve((v1 * W).mT, L).mT / W)
+    return torch.cat(out).reshape(v.shape)
+
+# %% ../nbs/06_denoiser.ipynb #d7q7u6b2
+@patch
+def root(self: Dense, v, R):
+    R, flat = self._levels(R), v.flatten(1)
+    rows, out = [flat] if len(R) == 1 else flat.split(1), []
+    for v1, r in zip(rows, R):
+        values, U = torch.linalg.eigh(self._covariance.like(r) + torch.diag(r))
+        out.append(v1 @ (U * values.clamp(min=0).sqrt() @ U.mT).to(v))
+    return torch.cat(out).reshape(v.shape)
 
 
-def _dense_root(law: Dense, v: Tensor, R: Tensor) -> Tensor:
-    "The symmetric root of C + R applied to v."
-    values, U = torch.linalg.eigh(law._covariance.like(R) + torch.diag(R))
-    return v @ (U * values.clamp(min=0).sqrt() @ U.mT).to(v)
-
-# %% ../nbs/06_denoiser.ipynb #t1ixoyu4
 @patch
 def log_det(self: Dense, R):
-    R = _bounded(R).expand(-1, *self.shape).flatten(1)
-    halves = [self._factor(r)[1].diagonal().log().sum() for r in R]
-    return 2 * torch.stack(halves) + R.log().sum(1)
+    halves = [L.diagonal().log().sum() for _, L in self.factor(R)]
+    return 2 * torch.stack(halves) + self._levels(R).log().sum(1)
 
 
 @patch
-def variance(self: Dense, R):
-    R, out = _bounded(R).expand(-1, *self.shape).flatten(1), []
-    for r in R:
-        inverse = torch.cholesky_inverse(self._factor(r)[1])
+def variance(self: Dense, R, factor=None):
+    out = []
+    for r, (_, L) in zip(self._levels(R), factor or self.factor(R)):
+        inverse = torch.cholesky_inverse(L)
         out.append(r * (1 - inverse.diagonal()).clamp(min=0))
     return torch.stack(out).reshape(-1, *self.shape)
 
@@ -532,8 +551,7 @@ class LowRank(Gaussian):
         "Variance of each component, (*comp)."
         return self.loadings.square().sum(1).reshape(self.rest.shape) + self.rest
 
-    def _factor(self, R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        "q and Sq (b, d), and the Cholesky factor of K (b, r, r)."
+    def factor(self, R):  # q and Sq (b, d), and the Cholesky factor of K (b, r, r)
         R = R.expand(-1, *self.shape).flatten(1)
         F, psi = self._loadings.like(R), self._rest.like(R).flatten()
         q, Sq = R / (psi + R), 1 / (psi + R)
@@ -553,23 +571,23 @@ def _common(self: LowRank, v: Tensor, L: Tensor) -> Tensor:
 
 
 @patch
-def gain(self: LowRank, v, R):
-    q, Sq, L = self._factor(R)
+def gain(self: LowRank, v, R, factor=None):
+    q, Sq, L = factor or self.factor(R)
     flat, q, Sq = v.flatten(1), q.to(v), Sq.to(v)
     own = self._rest.like(v).flatten() * Sq
     return (own * flat + q * self._common(Sq * flat, L)).reshape(v.shape)
 
 
 @patch
-def solve(self: LowRank, v, R):
-    _, Sq, L = self._factor(R)
+def solve(self: LowRank, v, R, factor=None):
+    _, Sq, L = factor or self.factor(R)
     flat, Sq = v.flatten(1), Sq.to(v)
     return (Sq * (flat - self._common(Sq * flat, L))).reshape(v.shape)
 
 
 @patch
 def root(self: LowRank, v, R):
-    _, Sq, _ = self._factor(R)
+    _, Sq, _ = self.factor(R)
     scaled = Sq.sqrt()[..., None] * self._loadings.like(Sq)
     U, s, _ = torch.linalg.svd(scaled, full_matrices=False)
     U, more, flat = U.to(v), ((1 + s**2).sqrt() - 1).to(v), v.flatten(1)
@@ -579,13 +597,13 @@ def root(self: LowRank, v, R):
 
 @patch
 def log_det(self: LowRank, R):
-    _, Sq, L = self._factor(R)
+    _, Sq, L = self.factor(R)
     return 2 * L.diagonal(dim1=1, dim2=2).log().sum(1) - Sq.log().sum(1)
 
 # %% ../nbs/06_denoiser.ipynb #fkkiuua1
 @patch
-def variance(self: LowRank, R):
-    q, Sq, L = self._factor(R)
+def variance(self: LowRank, R, factor=None):
+    q, Sq, L = factor or self.factor(R)
     F = self._loadings.like(q)
     H = torch.linalg.solve_triangular(L, F.mT.expand(len(L), -1, -1), upper=False)
     psi = self._rest.like(q).flatten()

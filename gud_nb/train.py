@@ -292,8 +292,10 @@ def denoise(
     "The posterior mean law(y, λ) - c net(ŷ, λ); takes no recipe, schedule or time."
     mixed, R = torch.is_autocast_enabled(y.device.type), noise_variance(log_snr, y)
     with torch.autocast(y.device.type, enabled=False):  # that is for the network
-        c = self.law.variance(R).sqrt().to(y)
-        return self.law(y, log_snr) - c * self._answer(y, R, labels, mixed)
+        factor, mean = self.law.factor(R), self._mean.like(y)
+        c = self.law.variance(R, factor).sqrt().to(y)
+        known = mean + self.law.gain(y - mean, R, factor)
+        return known - c * self._answer(y, R, labels, mixed)
 
 
 @patch
@@ -301,8 +303,9 @@ def _noise_in(self: ScoreModel, y: Tensor, log_snr: Tensor, labels) -> Tensor:
     "The noise (y - D)/√R expected in an observation, without that difference."
     mixed, R = torch.is_autocast_enabled(y.device.type), noise_variance(log_snr, y)
     with torch.autocast(y.device.type, enabled=False):
-        c = (self.law.variance(R) / R).sqrt().to(y)
-        known = R.sqrt().to(y) * self.law.solve(y - self._mean.like(y), R)
+        factor = self.law.factor(R)
+        c = (self.law.variance(R, factor) / R).sqrt().to(y)
+        known = R.sqrt().to(y) * self.law.solve(y - self._mean.like(y), R, factor)
         return known + c * self._answer(y, R, labels, mixed)
 
 
