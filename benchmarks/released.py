@@ -19,7 +19,8 @@ in seconds are not stable from machine to machine, ratios are.
 The C library is told to keep freed memory, on every side. By its usual settings a
 process without large tensors gives it back to the system after most operations and pays
 for new pages in the next, which can be most of the time; a process in which a network
-has run does not. --plain-malloc leaves these settings alone.
+has run pays little of that. --plain-malloc leaves these settings alone: ratios are then
+lower, and say less from one run to the next.
 
 What is compared. Steps of samplers are whole runs of --steps steps, divided by their
 number, with a network that costs nothing: its output is its input. Noise is drawn
