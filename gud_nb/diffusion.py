@@ -73,6 +73,7 @@ class LinearDiffusion:
                 f"{name} must be (..., {k}, {k}) for this recipe: "
                 f"got {None if C is None else tuple(C.shape)}",
             )
+            covariance(self.recipe, 1.0, C)  # raises unless it is one
         why = self.recipe.inadmissible()
         require(why is None, f"this recipe cannot generate: {why}")
         if self.by_snr:
@@ -180,9 +181,10 @@ def frame_at(
     recipe: Recipe,  # k phases
     B: Tensor,  # (...) > 0
     start: Tensor | None = None,  # (..., k, k) covariance of the auxiliary start
+    checked: bool = False,  # start has been found to be a covariance before
 ) -> Frame:
     "Propagator, noise and whitened signal at B."
-    Phi, _, T = transition(recipe, B, start)
+    Phi, _, T = transition(recipe, B, start, checked)
     inverse = tril_inverse(T)
     return Frame(Phi, T, inverse, (inverse @ Phi[..., :1])[..., 0])
 
@@ -201,7 +203,7 @@ def frame(
             f"at t = {_said(t)} there is no noise in some component, so no score: "
             "stop at a later time, such as 1e-3",
         )
-    return frame_at(self.recipe, B, self.start)
+    return frame_at(self.recipe, B, self.start, checked=True)
 
 
 def _said(t) -> str:
@@ -238,7 +240,8 @@ def perturb(
         "pass aux, e.g. from draw_aux",
     )
     self._fits(t, chi)
-    Phi, _, L = transition(self.recipe, self.B(t, noise), self.Sigma0)
+    B = self.B(t, noise)
+    Phi, _, L = transition(self.recipe, B, self.Sigma0, checked=True)
     Phi, L = state_layout(Phi), state_layout(L)
     if aux is None:  # Φ acts on (χ, 0, ...): its first column is enough
         mean = Phi[:, :, 0].to(chi) * chi[:, None]
@@ -282,7 +285,7 @@ def prior(
     variance: float | Tensor | None = None,  # () or (*comp); None: data at 0
 ) -> Tensor:  # (batch, k, *comp)
     "Draw from the law of $z_1$ for data at 0, or for Gaussian data of a variance."
-    comp, B = noise.shape[2:], self.B(1.0, noise)
+    comp = noise.shape[2:]
     if variance is not None:
         seen = torch.as_tensor(variance).shape
         require(
@@ -290,8 +293,8 @@ def prior(
             f"got variances of shape {tuple(seen)}, "
             f"want one for all or one each, {tuple(comp)}",
         )
-        B = B.expand(1, *comp)
-    return act(state_layout(scale_tril(self.recipe, B, self.start_of(variance))), noise)
+    L = scale_tril(self.recipe, self.B(1.0, noise), self.start_of(variance))
+    return act(state_layout(L), noise)
 
 # %% ../nbs/05_diffusion.ipynb #050026
 @patch
@@ -371,7 +374,7 @@ class Kernel:
     rest: Tensor  # (b, k, k, *comp or 1s) (I - ŵŵ⊤)T⁻¹: the noise that is not in y
     drag: Tensor  # (b, k, k, *comp or 1s) -T⁻⊤ times that: what it adds to the score
     pull: Tensor  # (b, k, *comp or 1s) T⁻⊤w: what χ - y adds to the score
-    variance: Tensor  # (b, *comp or 1s) e^-λ, of the noise in y
+    tweedie: Tensor  # (b, 1, k, *comp or 1s) e^-λφ⊤: what a score adds to y
     log_snr: Tensor  # (b, *comp or 1s) λ, in float64
 
     def __getitem__(self, i: slice) -> "Kernel":
@@ -389,12 +392,13 @@ def kernel(
     pull = self.inverse.mT @ w
     row = pull.mT / snr[..., None, None]
     rest = self.inverse - w @ row
-    matrices = (self.T, self.inverse, row, rest, -self.inverse.mT @ rest)
-    T, inverse, row, rest, drag = (state_layout(M).to(like) for M in matrices)
+    drag, tweedie = -self.inverse.mT @ rest, self.Phi[..., :1].mT / snr[..., None, None]
+    matrices = (self.T, self.inverse, row, rest, drag, tweedie)
+    T, inverse, row, rest, drag, tweedie = (state_layout(M).to(like) for M in matrices)
     columns = (self.Phi[..., :1], w, pull)
     phi, w, pull = (state_layout(v)[:, :, 0].to(like) for v in columns)
-    variance, log_snr = (1 / snr).to(like), snr.log().to(like.device, exact(like))
-    return Kernel(phi, w, T, inverse, row, rest, drag, pull, variance, log_snr)
+    log_snr = snr.log().to(like.device, exact(like))
+    return Kernel(phi, w, T, inverse, row, rest, drag, pull, tweedie, log_snr)
 
 # %% ../nbs/05_diffusion.ipynb #cjk15a5z
 @patch
@@ -435,7 +439,7 @@ def data(
     s: Tensor,  # (batch, k, *comp) value of the score there
 ) -> Tensor:  # (batch, *comp)
     "The posterior mean $y + e^{-λ}φ^⊤s$ from a score (Tweedie's formula)."
-    return act(self.row, z)[:, 0] + self.variance * (self.phi * s).sum(1)
+    return act(self.tweedie, s, act(self.row, z))[:, 0]
 
 
 @patch

@@ -198,10 +198,48 @@ def _for_all(v: Tensor, grid: Grid) -> Tensor:
     "What the first step needs, in a row for each step."
     return v.expand(len(grid.t), *v.shape[1:])
 
+# %% ../nbs/08b_integrators.ipynb #tdptsdyf
+def _moments(h: Tensor, n: int) -> list[Tensor]:
+    "$∫_0^1 s^k e^{hs} ds$ for k below n: by recursion, or by series where h is small."
+    small = h.abs() < 0.5
+    near, far = torch.where(small, h, 0.0), torch.where(small, 1.0, h)
+    terms, e = 14, far.exp()
+    out, last = [], None
+    for k in range(n):
+        last = far.expm1() / far if k == 0 else (e - k * last) / far
+        series = torch.full_like(h, 1 / (terms + k + 1))
+        for m in range(terms, 0, -1):
+            series = series * near / m + 1 / (m + k)
+        out.append(torch.where(small, series, last))
+    return out
+
+
+def _exponential_weights(end: Tensor, points: list, gone: list) -> list[Tensor]:
+    "$∫ℓ_j e^{x-x_0} dx$ from points[0] to `end`, for polynomials through the points."
+    h = end - points[0]
+    scale = torch.where(h == 0, 1.0, h)
+    nodes = [(q - points[0]) / scale for q in points]
+    J, out = _moments(h, len(points)), []
+    for j in range(len(points)):
+        powers = [(~gone[j]).to(h)]  # the polynomial, from the constant up
+        for i, q in enumerate(nodes):
+            if i == j:
+                continue
+            none = gone[i] | gone[j]
+            slope = torch.where(none, 0.0, 1 / torch.where(none, 1.0, nodes[j] - q))
+            lead = torch.where(none, 1.0, -q * slope)
+            up = [torch.zeros_like(h), *(c * slope for c in powers)]
+            powers = [a * lead + b for a, b in zip([*powers, 0.0], up)]
+        out.append(h * sum(c * m for c, m in zip(powers, J)))
+    return out
+
 # %% ../nbs/08b_integrators.ipynb #080009
 def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Tensor]:
     "$T_s∫ℓ_j dw$ (n, ..., k, 1) over some steps, for polynomials through the points."
     here, there = grid.before[steps], grid.after[steps]
+    if grid.recipe.k == 1:  # w = e^x, and the integrals have a closed form
+        own = _exponential_weights(there.log_snr / 2, points, gone)
+        return [there.T * (here.w * v[..., None])[..., None] for v in own]
     ends = _lagrange(there.log_snr / 2, points, gone)
     out = [there.w * ell[..., None] for ell in ends]
     out[0] = out[0] - here.w
@@ -215,6 +253,18 @@ def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Te
         moves = [nodes.total((d * way)[..., None] * f.w) for d in slopes]
         out = [v - move for v, move in zip(out, moves)]
     return [there.T @ v[..., None] for v in out]
+
+
+def _even(first: Tensor, last: Tensor) -> tuple:
+    "Points between first and last (n, ...), evenly: (m, n, ...), du, and the integral."
+    widest = (last - first).abs().max().item()
+    points, weights, _ = next(_RULES[most] for most in _RULES if widest <= most)
+    u = first + (last - first) * after_batch(points.to(first), first.ndim + 1)
+
+    def rule(v: Tensor) -> Tensor:
+        return (weights.to(v) @ v.flatten(1)).reshape(v.shape[1:])
+
+    return u, last - first, rule
 
 # %% ../nbs/08b_integrators.ipynb #080014
 def _spin(r: Recipe, frame: Frame) -> Tensor:
@@ -259,6 +309,8 @@ def _back(grid: Grid, B: Tensor) -> Tensor:
 
 def _noise_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Tensor]:
     "For each earlier point $∫Ψ½DR^{-⊤}ℓ_j dB$ over some steps; the turn over each."
+    if grid.recipe.k == 1:
+        return _noise_weights_one(grid, steps, points, gone)
     r, nodes = (
         grid.recipe.on(grid.B.device),
         _Nodes(grid.B[:-1][steps], grid.B[1:][steps]),
@@ -270,6 +322,18 @@ def _noise_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[T
     flow = _back(grid, nodes.B - nodes.last) @ (r.D @ (f.inverse.mT @ O)) * (way / 2)
     ells = _lagrange(_level(f.log_snr), points, gone)[1:]
     return [*(nodes.total(flow * ell[..., None, None]) for ell in ells), turn]
+
+
+def _noise_weights_one(grid: Grid, steps: slice, points: list, gone: list) -> list:
+    "The same for one phase: z/φ = χ + ρε with ρ = e^-x, so φ_s∫ℓ_j dρ."
+    here, there = grid.before[steps], grid.after[steps]
+    u, du, rule = _even(here.log_snr / 2, there.log_snr / 2)
+    out = []
+    if len(points) > 1:
+        drho = -torch.exp(-u) * du
+        ells = _lagrange(_level(2 * u), points, gone)[1:]
+        out = [there.Phi * rule(ell * drho)[..., None, None] for ell in ells]
+    return [*out, torch.ones_like(there.T)]
 
 # %% ../nbs/08b_integrators.ipynb #080016
 class DEIS(Multistep):
@@ -304,6 +368,11 @@ class DEIS(Multistep):
         return tuple(map(state_layout, table))
 
 # %% ../nbs/08b_integrators.ipynb #080020
+def _cholesky(C: Tensor) -> Tensor:
+    "The lower Cholesky factor of matrices (..., k, k)."
+    return C.sqrt() if C.shape[-1] == 1 else torch.linalg.cholesky(C)
+
+
 class Ancestral(Sampler):
     "The exact transition given the posterior mean (DDPM, Ho et al. 2020), for any k."
 
@@ -315,7 +384,7 @@ class Ancestral(Sampler):
         inverse = tril_inverse(scale_tril(grid.recipe, moves))
         X = inverse @ phi(grid.recipe, moves) @ there.T
         precision = torch.eye(grid.recipe.k).to(X) + X.mT @ X
-        root = tril_inverse(torch.linalg.cholesky(precision))
+        root = tril_inverse(_cholesky(precision))
         gain = there.T @ (root.mT @ (root @ (X.mT @ inverse)))
         gain = torch.where(still, there.T @ here.inverse, gain)
         point = there.Phi[..., :1] - gain @ here.Phi[..., :1]

@@ -633,7 +633,7 @@ def _excess_rate(
 def _excess_error(errors: _Errors) -> Tensor:  # (batch, *comp)
     "Squared error of the posterior mean, less that of the Gaussian."
     k = errors.kernel
-    return (k.variance * (k.phi * errors.delta).sum(1)).square() - errors.miss.square()
+    return act(k.tweedie, errors.delta)[:, 0].square() - errors.miss.square()
 
 
 def _decoder_variances(law: Gaussian, chi: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def B_from_gamma(
     gamma: Tensor,  # (...), any real
 ) -> Tensor:  # (...), ≥ 0
     "The $B = \\log(1 + e^γ)$ of a negative log-SNR."
-    return torch.logaddexp(gamma, torch.zeros_like(gamma))
+    return torch.nn.functional.softplus(gamma, threshold=700.0)
 
 # %% ../nbs/03_schedule.ipynb #030008
 class Schedule:

@@ -228,7 +228,7 @@ def _is_covariance(C: Tensor):
             require(False, f"Sigma0 {rule}: got {C[at].tolist()}{where}")
 
 # %% ../nbs/02_transition.ipynb #0200a4
-def _start(Sigma0, recipe: Recipe, B: Tensor) -> Tensor:
+def _start(Sigma0, recipe: Recipe, B: Tensor, checked: bool) -> Tensor:
     "The covariance of the start in float64 beside B, its values checked on a CPU."
     k, C = recipe.k, Sigma0
     if not isinstance(C, Tensor):
@@ -249,19 +249,19 @@ def _start(Sigma0, recipe: Recipe, B: Tensor) -> Tensor:
             f"got Sigma0 of shape {tuple(C.shape)} and B of shape {tuple(B.shape)}: "
             "their leading axes must broadcast",
         )
-    if C.device.type == "cpu":
+    if C.device.type == "cpu" and not checked:
         _is_covariance(C.detach())
     return C.to(B)
 
 # %% ../nbs/02_transition.ipynb #020025
-def _parts(recipe: Recipe, B, Sigma0) -> tuple:
+def _parts(recipe: Recipe, B, Sigma0, checked: bool = False) -> tuple:
     "Checked arguments, Φ, P, and ΦΣ0Φᵀ, what is left of the start (None: nothing)."
     recipe, B = _checked(recipe, B)
     Phi = _phi(recipe, B)
     P = _noise(recipe, B, Phi)
     if Sigma0 is None:
         return recipe, B, None, Phi, P, None
-    Sigma0 = _start(Sigma0, recipe, B)
+    Sigma0 = _start(Sigma0, recipe, B, checked)
     return recipe, B, Sigma0, Phi, P, _turn(Phi, Sigma0)
 
 
@@ -329,9 +329,10 @@ def transition(
     recipe: Recipe,  # k phases
     B: Tensor | float,  # (...), ≥ 0
     Sigma0: Tensor | None = None,  # (..., k, k) covariance of the start; None: 0
+    checked: bool = False,  # Sigma0 has been found to be a covariance before
 ) -> tuple[Tensor, Tensor, Tensor]:  # Φ, Σ, L: (..., k, k) each, float64
     "Propagator, covariance and its Cholesky factor together, for the price of one."
-    recipe, B, Sigma0, Phi, P, Y = _parts(recipe, B, Sigma0)
+    recipe, B, Sigma0, Phi, P, Y = _parts(recipe, B, Sigma0, checked)
     L = _factor(recipe, B, Sigma0, Phi, P, Y)
     return Phi, P if Y is None else P + Y, L
 
