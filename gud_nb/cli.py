@@ -49,7 +49,7 @@ from .loss import active_only
 from .network import UNet, bands
 from .recipe import Recipe, cld, psld, vp
 
-# %% ../nbs/15_cli.ipynb #bf0bg1v6
+# %% ../nbs/15_cli.ipynb #h5x2k344
 from gud_nb.sampler import (
     ddim,
     default_grid,
@@ -106,7 +106,7 @@ grids = {
     "logsnr": even_log_snr,
 }
 
-# %% ../nbs/15_cli.ipynb #rp2xwiix
+# %% ../nbs/15_cli.ipynb #rnxcszdi
 def choose(
     kind: str,  # what is chosen, for the error
     name: str,  # what the user typed
@@ -136,7 +136,7 @@ def choose_device(
     )
     return device
 
-# %% ../nbs/15_cli.ipynb #62pnz32k
+# %% ../nbs/15_cli.ipynb #z4rjd4a6
 def seeded(
     seed: int,  # between -2147483647 and 2147483647: others repeat these
     device: str | torch.device = "cpu",  # of the numbers
@@ -187,7 +187,7 @@ def _one_line(message) -> str:
     "A message without line breaks."
     return " ".join(str(message).split())
 
-# %% ../nbs/15_cli.ipynb #6ogomm4k
+# %% ../nbs/15_cli.ipynb #75q5pwug
 def has_bf16(
     device: torch.device,  # CPU or GPU
 ) -> bool:
@@ -279,12 +279,12 @@ priors = {"white": False, "matching": True}
 orders = {"variance": False, "columns": True}
 time_choices = {"snr": lambda model: model.snr_times(), "uniform": lambda model: None}
 
-# %% ../nbs/15_cli.ipynb #4h8r287v
+# %% ../nbs/15_cli.ipynb #bju9tsh6
 def _components(rotation: Basis, x: Tensor, whitened: bool) -> tuple[Basis, Tensor]:
     "A basis with its scale, and the variances of its components."
     fitted = Whitened.fit(rotation, x, floor=1e-5)
     if whitened:
-        return fitted, torch.ones_like(fitted.scale)
+        return fitted, fitted.scale.square()
     size = fitted.scale.square().mean().sqrt()
     return Scaled(rotation, fitted.mean, size), (fitted.scale / size).square()
 
@@ -296,14 +296,19 @@ def _by_variance(
     fixed = dict(variances=variances, whitened=whitened, clip=True)
     fixed |= dict(gamma_denoise=-9.0, gamma_noise=3.0)
     family = Family(soft_conditioning, dict(a=softness), fixed)
-    return family, bands(-variances.log(), 16)
+    return family, _groups(-variances.log(), 16)
 
 
 def _by_column(rotation: Basis, width: int, softness: tuple) -> tuple[Family, Tensor]:
     "Schedules from the right column to the left one, and the network's groups."
     order = column_order(rotation)
     fixed = dict(order=order, gamma_min=-9.0, gamma_max=3.0)
-    return Family(sequential, dict(b=softness), fixed), bands(order, width)
+    return Family(sequential, dict(b=softness), fixed), _groups(order, width)
+
+
+def _groups(order: Tensor, n: int) -> Tensor:
+    "At most n groups of components of neighbouring order."
+    return bands(order, min(n, len(order.unique())))
 
 # %% ../nbs/15_cli.ipynb #150014
 def build_gud(
@@ -335,7 +340,7 @@ def build_gud(
     network = _network(x, width, seed, classes=classes, groups=many)
     return ScoreModel(network, diffusion, scaled, law, groups=groups, family=family)
 
-# %% ../nbs/15_cli.ipynb #rkxicdls
+# %% ../nbs/15_cli.ipynb #cruvwkzx
 def _family(
     make, x: Tensor, softness: tuple, whitened: bool, columns: bool
 ) -> tuple[Basis, Family, Tensor]:
@@ -381,7 +386,7 @@ def _own_settings(process: str, given: dict) -> dict:
     )
     return _defaults(given) if process == "gud" else {}
 
-# %% ../nbs/15_cli.ipynb #saanzi81
+# %% ../nbs/15_cli.ipynb #9f774y5k
 def _defaults(given: dict) -> dict:
     "All five settings of a schedule per component, checked."
     columns = choose("order", given.get("order", "variance"), orders)
@@ -451,8 +456,8 @@ def _start(images: Images, about: dict, how: dict) -> tuple[ScoreModel, Tensor]:
     return build_gud(x, softness, rank=how["rank"], **own, **network), x
 
 
-def _finish(model: ScoreModel, folder: Path, about: dict, where: torch.device):
-    "Save a trained model with its loss curve and a grid of samples."
+def _finish(model: ScoreModel, folder: Path, about: dict, where: torch.device) -> str:
+    "Save a trained model with its loss curve and a grid of samples; say where."
     process, n = about["process"], 64
     model.save_pretrained(folder / "model", about=about)
     save_figure(folder / "loss.png", plot_losses({process: folder / "loss.csv"}))
@@ -462,8 +467,10 @@ def _finish(model: ScoreModel, folder: Path, about: dict, where: torch.device):
     title = f"{process} on {about['data']}: {n} samples"
     shown = show_images(model.sample(n, **how), title=title)
     save_figure(folder / "samples.png", shown)
+    done = f"{about['steps']} steps, {about['images']} images, loss {about['loss']:.4f}"
+    return f"{done}. Model: {folder / 'model'}; look at {folder / 'samples.png'}"
 
-# %% ../nbs/15_cli.ipynb #2p1w5tkl
+# %% ../nbs/15_cli.ipynb #zmvwupd3
 def _train(
     images: Images, about: dict, how: dict, plan: Training, folder: Path, resume: bool
 ) -> tuple[ScoreModel, dict]:
@@ -492,13 +499,15 @@ def _train(
 @call_parse
 def gud_train(
     data: str = "digits",  # digits, fashion_mnist, cifar10, or a folder of images
-    process: str = "psld",  # vp, cld or psld; gud: a schedule per component
+    process: str = "psld",  # vp, cld, psld; gud: a schedule per component, 5 options
     *,
     recipe: str | None = None,  # of gud: vp, cld or psld (default: vp)
-    basis: str | None = None,  # of gud: pixel, pca, dct, fourier, haar (default: haar)
-    prior: str | None = None,  # of gud: white, or matching the data (default: white)
+    # of gud: pixel, pca, dct, fourier or haar (default: haar; for columns pixel)
+    basis: str | None = None,
+    # of gud: white, or matching the data (default: white; for columns of haar matching)
+    prior: str | None = None,
     order: str | None = None,  # of gud, noised first: variance (default), or columns
-    softness: str | None = None,  # of gud: a number or a range (default: 0.4:1.6)
+    softness: str | None = None,  # of gud: a number or range (0.4:1.6; columns 0:0.9)
     labels: bool = False,  # learn the classes, too, and one time in ten without
     dequantise: bool = False,  # spread pixels over their levels, as gud does: for bits
     steps: int | None = None,  # budget in steps, or
@@ -522,21 +531,20 @@ def gud_train(
         about |= _own_settings(process, own | dict(softness=softness))
         about |= _recorded(data, labels, dequantise or process == "gud")
         how = dict(width=width, rank=rank, times=times, batch=batch, lr=lr, flips=flips)
-        plan = _plan(how, steps, minutes, device, about)
+        how |= dict(device=device)
+        plan = _plan(how, steps, minutes, about)
         images = load(data, train=True, path=path)
-        how, folder = how | dict(device=device), place(out)
-        model, about = _train(images, about, how, plan, folder, resume)
-        _finish(model, folder, about, choose_device(device))
-        print(_summary(about, folder))
+        model, about = _train(images, about, how, plan, place(out), resume)
+        print(_finish(model, place(out), about, choose_device(device)))
 
-# %% ../nbs/15_cli.ipynb #hcq23fte
+# %% ../nbs/15_cli.ipynb #jbyk1eu3
 def _recorded(data: str, labels: bool, spread: bool) -> dict:
     "What a model's record says of labels and levels, where there is something to say."
     said = dict(labels=True) if labels else {}
     return said | (dict(levels=_levels(data)) if spread else {})
 
 
-def _plan(how: dict, steps, minutes, device: str, about: dict) -> Training:
+def _plan(how: dict, steps, minutes, about: dict) -> Training:
     "Budget and settings of the training, checked with all else that was typed."
     rank, seed = how["rank"], about["seed"]
     choose("times", how["times"], time_choices)
@@ -545,16 +553,10 @@ def _plan(how: dict, steps, minutes, device: str, about: dict) -> Training:
     seeded(seed)
     minutes = 2.0 if steps is None and minutes is None else minutes
     same = {k: how[k] for k in ("batch", "lr", "flips")}
-    mixed = has_bf16(choose_device(device)) and about["data"] != "digits"
+    mixed = has_bf16(choose_device(how["device"])) and about["data"] != "digits"
     dropped = 0.1 if about.get("labels") else 0.0
     budget = dict(steps=steps, minutes=minutes)
     return Training(**budget, **same, seed=seed, unlabelled=dropped, mixed=mixed)
-
-
-def _summary(about: dict, folder: Path) -> str:
-    "What to say when a model is trained."
-    done = f"{about['steps']} steps, {about['images']} images, loss {about['loss']:.4f}"
-    return f"{done}. Model: {folder / 'model'}; look at {folder / 'samples.png'}"
 
 # %% ../nbs/15_cli.ipynb #150024
 def plot_losses(
@@ -616,7 +618,7 @@ def _opened(
         return model
     return model.at(**_values(name, model.family, softness))
 
-# %% ../nbs/15_cli.ipynb #1v1r5wae
+# %% ../nbs/15_cli.ipynb #rc4dmitq
 def _label(name: str, model: DiffusionModel, label: int | None, guidance: float):
     "A label for all samples, checked."
     classes = getattr(model.network, "config", {}).get("classes", 0)
@@ -679,7 +681,7 @@ def gud_sample(
         took = f"{time.monotonic() - begin:.0f} s"
         print(f"{n} samples, {spent} evaluations each, {took}: {path}")
 
-# %% ../nbs/15_cli.ipynb #5f4wtr4n
+# %% ../nbs/15_cli.ipynb #k8fqvdf7
 def _described(model: str, softness: str | None, label: int | None) -> str:
     "A model and what was chosen of it, in words."
     parts = [model]
@@ -752,7 +754,7 @@ def bits_bound(
     found = dict(value=each.mean().item(), error=(each.std() / n**0.5).item())
     return found | dict(n=n, draws=draws, levels=levels)
 
-# %% ../nbs/15_cli.ipynb #j10c3e3i
+# %% ../nbs/15_cli.ipynb #eyrnxv89
 def _trained_for_bits(name: str, model: DiffusionModel, data: str):
     "Raise unless a model was trained on images spread over the levels of the data."
     older = 256 if "setting" in model.about else None  # of studies/gud.py
@@ -805,7 +807,7 @@ def gud_evaluate(
         save_text(place(out), json.dumps(found | dict(about=loaded.about), indent=1))
         print("\n".join([*lines, f"Numbers: {place(out)}"]))
 
-# %% ../nbs/15_cli.ipynb #erxadbtw
+# %% ../nbs/15_cli.ipynb #1mo4qym5
 def _comparable(name: str, model, data: str, n: int | None, images: int | None):
     "Raise what would be wrong after the sampling; n or images: None where not used."
     require(n is None or n >= 2, f"want at least two samples: got --n {n}")
@@ -831,7 +833,7 @@ def _sets(name: str, model, data: str, path: str | None) -> dict:
     )
     return sets
 
-# %% ../nbs/15_cli.ipynb #c17o2fl7
+# %% ../nbs/15_cli.ipynb #clmi1qpi
 def _distances(
     model: DiffusionModel, about: dict, sets: dict, how: tuple, n: int, lines: list
 ) -> dict:
@@ -885,7 +887,7 @@ def _demo_film(model: ScoreModel, process: str, frames: list, x: Tensor, folder:
     times, title = [s for s, _ in frames] + [0.0], f"{process}: from noise to digits"
     save_figure(folder / f"{process}-film.png", film_strip(parts, times, title=title))
 
-# %% ../nbs/15_cli.ipynb #woiwvclj
+# %% ../nbs/15_cli.ipynb #r3cwvruq
 def _demo_samples(
     model: ScoreModel,
     process: str,
@@ -942,7 +944,7 @@ def gud_demo(
         table = [r | rows.get(r["sample"], {}) for r in table]
         print(_demo_results(table, folder, dict(seed=seed, seconds=seconds)))
 
-# %% ../nbs/15_cli.ipynb #idq3i9wb
+# %% ../nbs/15_cli.ipynb #l64ng22w
 def _demo_row(model: ScoreModel, sampling: float) -> dict:
     "What a model of the demo took."
     return dict(

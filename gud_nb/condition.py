@@ -53,7 +53,7 @@ class Frozen(Schedule):
         )
         object.__setattr__(self, "_mask", Const(known.detach()))
 
-# %% ../nbs/14_condition.ipynb #9x84uvbp
+# %% ../nbs/14_condition.ipynb #s34j5g2y
 @patch(as_prop=True)
 def shape(self: Frozen) -> tuple:  # (*comp)
     "Component axes, those of `known`."
@@ -73,7 +73,7 @@ def _freeze(self: Frozen, v: Tensor, kept: Tensor, t: Tensor) -> Tensor:
         v = v.reshape(*t.shape, *[1] * len(self.shape))
     return torch.where(self._mask.like(v) > 0, kept.to(v), v)
 
-# %% ../nbs/14_condition.ipynb #fvbuuvjm
+# %% ../nbs/14_condition.ipynb #x5l0rayn
 @patch
 def B(
     self: Frozen,
@@ -139,7 +139,7 @@ def _start(
     moved = (z - mirrored) / 2 + kernel.phi * mean[:, None]
     return torch.where(known, seen, moved)
 
-# %% ../nbs/14_condition.ipynb #wxl3kiov
+# %% ../nbs/14_condition.ipynb #brkzlcox
 def _known(model: DiffusionModel, known: Tensor | None) -> Tensor:
     "What the model's schedule freezes, compared with what is said to be known."
     frozen = frozen_components(model.diffusion.schedule)
@@ -239,7 +239,7 @@ def _windows(x: Tensor, width: int, K: int, W: int) -> int:
     require(width >= have, f"got width={width} for images of {have} columns, want more")
     return -(-(width - have) // (W - K))
 
-# %% ../nbs/14_condition.ipynb #r6ogrjkn
+# %% ../nbs/14_condition.ipynb #d476rcch
 def extend(
     model: DiffusionModel,  # of windows; its schedule freezes K columns at one side
     x: Tensor,  # (batch, C, H, at least K)
