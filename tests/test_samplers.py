@@ -31,6 +31,7 @@ from gud_nb.sampler import (
     euler_maruyama,
     even_log_snr,
     exponential_heun,
+    fastest,
     flow_euler,
     heun,
     marginal_covariance,
@@ -408,3 +409,10 @@ def test_distance_wants_independent_components():
     pair = gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
     with pytest.raises(ValueError, match="want an Independent law"):
         gaussian_distance(ddim, d, pair, uniform(4))
+
+
+def test_grids_of_many_components_are_made_in_parts():
+    few = LinearGamma(torch.linspace(-9.0, -5.0, 7).double(), 3.0, clip=(-7.0, 2.0))
+    many = LinearGamma(few.gamma_min.repeat(3_000), 3.0, clip=(-7.0, 2.0))
+    for grid in (fastest, even_log_snr, edm):
+        assert_close(grid(many, 9), grid(few, 9), rtol=0, atol=1e-9)
