@@ -539,7 +539,7 @@ def prepare(
 ) -> list:  # of (c, here, there), one for each step
     "All that a run needs of its times, computed before its loop."
     table = [c.to(grid.like) for c in sampler.coefficients(grid)]
-    rows = zip(*(c.split(1) for c in table))
+    rows = list(zip(*(c.split(1) for c in table))) or [()] * len(grid.t)
     places = grid.places(score)
     return list(zip(rows, places[:-1], places[1:]))
 

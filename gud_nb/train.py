@@ -450,7 +450,7 @@ def prior(
     self: DiffusionModel,
     noise: Tensor,  # (batch, k, *comp) standard normal
     known: Tensor | None = None,  # (*comp) bool: components whose states are given
-    seen: Tensor | None = None,  # (batch, k, *comp) their states; others are not used
+    seen: Tensor | None = None,  # (batch, k, *comp) their states, of other noise
 ) -> Tensor:  # (batch, k, *comp)
     "States at t = 1."
     z = self.diffusion.prior(noise)
@@ -462,12 +462,12 @@ def prior(
     self: ScoreModel,
     noise: Tensor,  # (batch, k, *comp) standard normal
     known: Tensor | None = None,  # (*comp) bool: components whose states are given
-    seen: Tensor | None = None,  # (batch, k, *comp) their states; others are not used
+    seen: Tensor | None = None,  # (batch, k, *comp) their states, of other noise
 ) -> Tensor:  # (batch, k, *comp)
     "States at t = 1 with the law of noised data, given those of some components."
     z, kernel = self.diffusion.prior(noise), self.diffusion.kernel(1.0, noise)
     n = kernel.observe(z)
-    y = self.law.sample(n / kernel.variance.sqrt(), kernel.log_snr)
+    y = self.law.sample(n * torch.exp(kernel.log_snr / 2).to(n), kernel.log_snr)
     z = z + kernel.phi * (y - n)[:, None]
     if known is None:
         return z

@@ -24,6 +24,7 @@ from gud_nb.integrators import (
 )
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import (
+    Sampler,
     DDIM,
     Grid,
     ddim,
@@ -416,3 +417,19 @@ def test_grids_of_many_components_are_made_in_parts():
     many = LinearGamma(few.gamma_min.repeat(3_000), 3.0, clip=(-7.0, 2.0))
     for grid in (fastest, even_log_snr, edm):
         assert_close(grid(many, 9), grid(few, 9), rtol=0, atol=1e-9)
+
+
+def test_a_sampler_without_coefficients_takes_its_steps():
+    class Still(Sampler):
+        noises, evaluations, extra, memory, order = 0, 0, 0, 0, 0
+
+        def coefficients(self, grid):
+            return ()
+
+        def update(self, c, here, there, z, noise, past):
+            return z + 1
+
+    d, z = LinearDiffusion(vp(), LinearBeta()), torch.zeros(1, 1, 1)
+    law = Independent(torch.zeros(1), torch.ones(1))
+    z = sample(Still(), d, Score(d, law), z, uniform(5), final=False)
+    assert z.item() == 5
