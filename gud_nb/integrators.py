@@ -298,8 +298,8 @@ def _turns(nodes: _Nodes, K: Tensor) -> tuple[Tensor, Tensor]:
 
 # %% ../nbs/08b_integrators.ipynb #bw7ggzwl
 def _level(log_snr: Tensor) -> Tensor:
-    "The variable of the polynomials, $½\\log(1 + 16|w|²)$."
-    return torch.nn.functional.softplus(log_snr + math.log(16)) / 2
+    "The variable of the polynomials, $½\\log(1 + 1024|w|²)$."
+    return torch.nn.functional.softplus(log_snr + math.log(1024)) / 2
 
 
 def _back(grid: Grid, B: Tensor) -> Tensor:
