@@ -170,7 +170,7 @@ def rebuild(
     tensors: dict,  # the tensors set aside
     allow: tuple = (),  # your own classes that may occur
 ) -> object:  # the value
-    "The value that `describe` wrote; makes only our dataclasses and those in `allow`."
+    "The value that `describe` wrote; makes our dataclasses and those in `allow` only."
     if isinstance(plain, list):
         return tuple(rebuild(p, tensors, allow) for p in plain)
     if not isinstance(plain, dict):
@@ -225,11 +225,8 @@ def image_grid(
     n, _, H, W = x.shape
     cols = cols or max(1, round(n**0.5 * (H / W) ** 0.5))
     rows = -(-n // cols)
-    x = (
-        ((x.detach().float().cpu().nan_to_num(0.0).clamp(-1, 1) + 1) / 2)
-        .expand(-1, 3, -1, -1)
-        .permute(0, 2, 3, 1)
-    )
+    x = x.detach().float().cpu().nan_to_num(0.0).clamp(-1, 1)
+    x = ((x + 1) / 2).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
     grid = torch.ones(rows * (H + gutter), cols * (W + gutter), 3)
     for i, image in enumerate(x):
         r, c = (i // cols) * (H + gutter), (i % cols) * (W + gutter)

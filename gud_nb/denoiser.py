@@ -164,7 +164,8 @@ class Law:
 
 # %% ../nbs/06_denoiser.ipynb #pcmia38w
 class Gaussian(Law):
-    "A normal law: subclasses give `gain`, `solve`, `root`, `log_det` and `variance`."
+    """A normal law: subclasses give `gain`, `solve`, `root`, `log_det`, `variance` and
+    `component_variances`, and set their tensors with `_own`."""
 
     mean: Tensor  # (*comp)
 
@@ -668,7 +669,7 @@ def fit_gaussian(
     independent: bool = False,  # component variances only
     rank: int | None = None,  # keep so many eigenvectors; None: all
 ) -> Gaussian:
-    "The Gaussian law with the data's mean and covariance."
+    "The Gaussian law with the data's mean and covariance, shrunk where n ≤ d forbids it."
     if independent:
         return Independent(*component_moments(chi))
     n, d = len(chi), chi[0].numel()

@@ -141,7 +141,7 @@ def B(
     self: LinearDiffusion,
     t: float | Tensor,  # () or (batch,)
     like: Tensor,  # (batch, k, *comp) a state, for its shape
-) -> Tensor:  # (batch or 1, *comp or 1s) float64, where t is
+) -> Tensor:  # (batch or 1, *comp or 1s) float64, on the device of t
     "B(t), lined up with a state."
     t = as_time(t)
     return self._line_up(self.schedule.B(t), t, like)
@@ -152,7 +152,7 @@ def beta(
     self: LinearDiffusion,
     t: float | Tensor,  # () or (batch,)
     like: Tensor,  # (batch, k, *comp) a state, for its shape
-) -> Tensor:  # (batch or 1, *comp or 1s) float64, where t is
+) -> Tensor:  # (batch or 1, *comp or 1s) float64, on the device of t
     "β(t) = dB/dt, lined up with a state."
     t = as_time(t)
     return self._line_up(self.schedule.beta(t), t, like)
@@ -388,17 +388,29 @@ def kernel(
     like: Tensor,  # (batch, k, *comp) a state, for dtype and device
 ) -> Kernel:
     "The same as coefficients in the layout, dtype and on the device of a state."
+
+    def put(M: Tensor) -> Tensor:
+        return state_layout(M).to(like)
+
+    def column(M: Tensor) -> Tensor:
+        return put(M)[:, :, 0]
+
     w, snr = self.w[..., None], self.w.square().sum(-1)
-    pull = self.inverse.mT @ w
+    phi, pull = self.Phi[..., :1], self.inverse.mT @ w
     row = pull.mT / snr[..., None, None]
     rest = self.inverse - w @ row
-    drag, tweedie = -self.inverse.mT @ rest, self.Phi[..., :1].mT / snr[..., None, None]
-    matrices = (self.T, self.inverse, row, rest, drag, tweedie)
-    T, inverse, row, rest, drag, tweedie = (state_layout(M).to(like) for M in matrices)
-    columns = (self.Phi[..., :1], w, pull)
-    phi, w, pull = (state_layout(v)[:, :, 0].to(like) for v in columns)
-    log_snr = snr.log().to(like.device, exact(like))
-    return Kernel(phi, w, T, inverse, row, rest, drag, pull, tweedie, log_snr)
+    return Kernel(
+        phi=column(phi),
+        w=column(w),
+        T=put(self.T),
+        inverse=put(self.inverse),
+        row=put(row),
+        rest=put(rest),
+        drag=put(-self.inverse.mT @ rest),
+        pull=column(pull),
+        tweedie=put(phi.mT / snr[..., None, None]),
+        log_snr=snr.log().to(like.device, exact(like)),
+    )
 
 # %% ../nbs/05_diffusion.ipynb #cjk15a5z
 @patch
@@ -496,7 +508,7 @@ def log_snr(
 # %% ../nbs/05_diffusion.ipynb #050039
 @dataclass(frozen=True, eq=False)
 class SNRTable:
-    "B of a recipe as a function of its negative log-SNR γ, between -25 and 100."
+    "B of a recipe as a function of its negative log-SNR γ, within -40 and 100."
 
     recipe: Recipe  # one for all components
     start: Tensor | None  # (k, k) covariance of the auxiliary start; None: 0
@@ -532,7 +544,7 @@ class SNRTable:
 # %% ../nbs/05_diffusion.ipynb #050040
 @dataclass(frozen=True, eq=False)
 class SNRSchedule(Schedule):
-    "The schedule on which a recipe has the signal-to-noise ratio of VP on another."
+    "The schedule on which a recipe has the log-SNR that VP has on `inner`."
 
     inner: Schedule  # gives γ(t)
     table: SNRTable  # B for each γ

@@ -37,9 +37,9 @@ class Sampler(ABC):
 
     def __init_subclass__(cls):
         super().__init_subclass__()
-        said = {n for c in cls.__mro__[:-1] if c is not Sampler for n in vars(c)}
-        said |= {n for c in cls.__mro__ if c is not Sampler for n in _fields(c)}
-        missing = [n for n in _fields(Sampler) if n not in said]
+        own = [c for c in cls.__mro__ if c is not Sampler]
+        said = {name for c in own for name in (*vars(c), *_fields(c))}
+        missing = [name for name in _fields(Sampler) if name not in said]
         if missing:
             raise TypeError(f"{cls.__name__} must say its {', '.join(missing)}")
 
@@ -220,7 +220,7 @@ def _eye(grid: Grid) -> Tensor:
 
 
 class EulerMaruyama(Sampler):
-    "$z ← Az + Ds + Gξ$, with $A = I - hβA/2$, $hβD$ and $√(hβ)G$ of the reverse SDE."
+    "$z ← (I - ½hβA)z + hβDs + √(hβ)Gξ$, Euler's step on the reverse SDE."
 
     noises, evaluations, extra, memory, order = 1, 1, 0, 0, 1
 
@@ -234,7 +234,7 @@ class EulerMaruyama(Sampler):
 
 # %% ../nbs/08_sampler.ipynb #utahw9io
 class FlowEuler(Sampler):
-    "$z ← Az + Ds$, Euler's method on the probability flow."
+    "$z ← (I - ½hβA)z + ½hβDs$, Euler's step on the probability flow."
 
     noises, evaluations, extra, memory, order = 0, 1, 0, 0, 1
 
@@ -381,7 +381,7 @@ def _levels(source: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
 
 
 def _in_parts(f, source: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
-    "f of the levels at times (n,), a few times after the other: memory for few."
+    "f of the levels, evaluated at a few times at a time to bound memory."
     schedule = getattr(source, "schedule", source)
     many = max(1, 2**21 // max(1, prod(schedule.shape)))
     return torch.cat([f(_levels(source, part)) for part in t.split(many)])
@@ -663,10 +663,8 @@ def propagate(
     "The exact covariance that a sampler produces on Gaussian data."
     comp, k, draws = tuple(shape or (1,)), diffusion.k, sampler.noises
     n = prod(comp) * k if joint else k  # unit states, of all components or of one
-    units = torch.eye(n, dtype=torch.float64)
-    units = units.reshape(n, k, *(comp if joint else [1] * len(comp))).expand(
-        n, k, *comp
-    )
+    ones = comp if joint else (1,) * len(comp)
+    units = torch.eye(n, dtype=torch.float64).reshape(n, k, *ones).expand(n, k, *comp)
     zeros = torch.zeros_like(units)
     z = torch.cat([zeros[:1], units, *[zeros] * draws])
     times = _ticks(times)
