@@ -669,7 +669,7 @@ def fit_gaussian(
     independent: bool = False,  # component variances only
     rank: int | None = None,  # keep so many eigenvectors; None: all
 ) -> Gaussian:
-    "The Gaussian law with the data's mean and covariance, shrunk where n ≤ d forbids it."
+    "The Gaussian law with the data's mean and covariance; shrunk where n ≤ d."
     if independent:
         return Independent(*component_moments(chi))
     n, d = len(chi), chi[0].numel()
