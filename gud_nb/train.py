@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -110,7 +109,7 @@ def _fitting(diffusion: LinearDiffusion, basis: Basis) -> LinearDiffusion:
     return diffusion
 
 # %% ../nbs/12_train.ipynb #xyh29ol7
-class DiffusionModel(nn.Module, ABC):
+class DiffusionModel(nn.Module):
     "A network, a diffusion and a basis: what sampling, training and saving share."
 
     def __init__(
@@ -130,22 +129,27 @@ class DiffusionModel(nn.Module, ABC):
         self._means = _groups_of(groups, network, basis)
         self._log_variances = None  # of the data: a model with a law has them
 
-    @abstractmethod
-    def eps(
-        self,
-        z: Tensor,  # (batch, k, *comp) state
-        t: float | Tensor,  # () or (batch,), in (0, 1]
-        labels: Tensor | None = None,  # (batch,) classes, for a network that has them
-    ) -> Tensor:  # (batch, k, *comp)
-        "The expected noise in the coordinates of training, $-L^⊤s$."
+# %% ../nbs/12_train.ipynb #5av693qw
+@patch
+def eps(
+    self: DiffusionModel,
+    z: Tensor,  # (batch, k, *comp) state
+    t: float | Tensor,  # () or (batch,), in (0, 1]
+    labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+) -> Tensor:  # (batch, k, *comp)
+    "The expected noise in the coordinates of training, $-L^⊤s$; each model defines it."
+    raise NotImplementedError(f"{type(self).__name__} must define eps(z, t, labels)")
 
-    @abstractmethod
-    def conditional(
-        self,
-        labels: int | Tensor | None = None,  # one class, or (batch,); None: all
-        guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
-    ) -> Callable:  # (z, t) -> score
-        "The score for labels, perhaps guided away from that without."
+
+@patch
+def conditional(
+    self: DiffusionModel,
+    labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+    guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
+) -> Callable:  # (z, t) -> score
+    "The score for labels, perhaps guided; each model defines it."
+    name = type(self).__name__
+    raise NotImplementedError(f"{name} must define conditional(labels, guidance)")
 
 # %% ../nbs/12_train.ipynb #120009
 @patch
@@ -163,7 +167,7 @@ def noise_map(
     self: DiffusionModel,
     level: Tensor,  # (batch or 1, *comp or 1s) log-SNR
 ) -> Tensor:  # (batch or 1, 1, H, W)
-    "The log-SNR of what each pixel is made of, a tenth of it."
+    "The log-SNR, log-variance of the data included, clamped to [-20, 30], over ten."
     level = self.by_component(level).clamp(-20, 30) / 10
     return self.basis.rotation.energy_map(level).mean(1, keepdim=True)
 
@@ -250,19 +254,16 @@ def eps(
     labels: int | Tensor | None = None,  # one class, or (batch,); None: all
 ) -> Tensor:  # (batch, k, *comp)
     "The expected noise in the coordinates of training, $-L^⊤s$."
-    frame = self.diffusion.frame(t, z)
-    size = frame.w.norm(dim=-1, keepdim=True)
-    unit = frame.w / size
-    along = unit[..., None, :] @ frame.inverse
-    aside = frame.inverse - unit[..., None] * along
-    y = act(state_layout(along / size[..., None]), z)[:, 0]
-    n = self._noise_in(y, frame.log_snr, labels)[:, None]
-    unit = state_layout(unit[..., None])[:, :, 0].to(z)
-    white = act(state_layout(aside), z, unit * n)
+    kernel = self.diffusion.kernel(t, z)
+    n = self._noise_in(kernel.observe(z), kernel.log_snr, labels)
+    unit = kernel.w * torch.exp(-kernel.log_snr / 2).to(z)[:, None]
+    white = unit * n[:, None]
+    if z.shape[1] > 1:
+        white = act(kernel.rest, z, white)
     if self.diffusion.aux_cov is None:
         return white
-    L = noise_factor(self.diffusion, t, z)
-    return act(state_layout((frame.inverse @ L).mT), white)
+    L = state_layout(noise_factor(self.diffusion, t, z)).to(z)
+    return act(L.transpose(1, 2), act(kernel.inverse.transpose(1, 2), white))
 
 # %% ../nbs/12_train.ipynb #0aw8hrnu
 @patch
@@ -277,9 +278,6 @@ def conditional(
         return Score(self.diffusion, one)
     free = labelled(self.denoise, None)
     return Score(self.diffusion, guided(one, free, guidance))
-
-
-ScoreModel.__abstractmethods__ = frozenset()
 
 # %% ../nbs/12_train.ipynb #120010
 @patch
@@ -372,9 +370,6 @@ def conditional(
 
     return one if labels is None or guidance == 1 else guided(one, self, guidance)
 
-
-PhaseModel.__abstractmethods__ = frozenset()
-
 # %% ../nbs/12_train.ipynb #2cb7stej
 @patch
 def with_diffusion(
@@ -420,9 +415,14 @@ def fit_law(
     diffusion: LinearDiffusion,  # one schedule for all components, or many
     basis: Basis,  # of the components
     x: Tensor | Images,  # (n, *data) training data
-    rank: int | None = None,  # ≥ 1: eigenvectors, or common factors; see below
+    rank: int | None = None,  # ≥ 1: of eigenvectors or common factors; None: see above
 ) -> Gaussian:  # of the components
-    "The data's Gaussian in the form that the diffusion can use at every step."
+    """The data's Gaussian: covariance under one schedule, variances under many.
+
+    With a rank: so many eigenvectors of the covariance under one schedule, common
+    factors beside the variances under many, and from rank d on the full covariance
+    under either. Raises `ValueError` for a rank that is no integer ≥ 1.
+    """
     require(
         rank is None or (isinstance(rank, int) and rank >= 1),
         f"rank must be an integer ≥ 1, or None: got {rank}",
@@ -450,9 +450,9 @@ def prior(
     self: DiffusionModel,
     noise: Tensor,  # (batch, k, *comp) standard normal
     known: Tensor | None = None,  # (*comp) bool: components whose states are given
-    seen: Tensor | None = None,  # (batch, k, *comp) their states, of other noise
+    seen: Tensor | None = None,  # (batch, k, *comp) their states
 ) -> Tensor:  # (batch, k, *comp)
-    "States at t = 1."
+    "States at t = 1 for data at 0; given states are put in as they are."
     z = self.diffusion.prior(noise)
     return z if known is None else torch.where(known.to(z.device), seen, z)
 
@@ -462,7 +462,8 @@ def prior(
     self: ScoreModel,
     noise: Tensor,  # (batch, k, *comp) standard normal
     known: Tensor | None = None,  # (*comp) bool: components whose states are given
-    seen: Tensor | None = None,  # (batch, k, *comp) their states, of other noise
+    # (batch, k, *comp) their states, made with noise independent of `noise`
+    seen: Tensor | None = None,
 ) -> Tensor:  # (batch, k, *comp)
     "States at t = 1 with the law of noised data, given those of some components."
     z, kernel = self.diffusion.prior(noise), self.diffusion.kernel(1.0, noise)
@@ -673,7 +674,11 @@ def from_pretrained(
     allow: tuple = (),  # your own classes that may occur
     device=None,  # of the network; None: the CPU
 ) -> DiffusionModel:  # in evaluation mode
-    "Load a saved model; only classes of this package and those in `allow` are built."
+    """Load a saved model; only classes of this package and those in `allow` are built.
+
+    Raises `ValueError` where there is no such model, where its files can't be read or
+    are of another version, and for a class not allowed or weights of other sizes.
+    """
     folder = _folder(name)
     config, tensors = _read(folder)
     network = _network(config["network"], allow)
@@ -1069,7 +1074,11 @@ def fit(
     progress: bool = False,  # show a progress bar
     cpu: bool = False,  # stay on the CPU even if there is a GPU
 ) -> list[dict]:  # the log: step, images, seconds, rate, loss, gradient
-    "Train the network; it is left with averaged weights, in evaluation mode."
+    """Train the network; it is left with averaged weights, in evaluation mode.
+
+    Raises `ValueError` for data or labels that don't fit the model, for `resume`
+    without a checkpoint that can be read, and where the loss is not finite.
+    """
     x, labels = _training_data(model, x, labels)
     require(
         not resume or out is not None, "resume needs `out`, the earlier run's folder"
