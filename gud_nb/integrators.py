@@ -234,23 +234,29 @@ def _exponential_weights(end: Tensor, points: list, gone: list) -> list[Tensor]:
     return out
 
 # %% ../nbs/08b_integrators.ipynb #080009
-def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Tensor]:
-    "$T_s∫ℓ_j dw$ (n, ..., k, 1) over some steps, for polynomials through the points."
+def _data_weights(
+    grid: Grid, steps: slice, points: list, gone: list, rate: float | Tensor = 0.0
+) -> list[Tensor]:
+    "$T_s e^{-r x_s}∫ℓ_j d(e^{rx}w)$ (n, ..., k, 1): polynomials through the points."
     here, there = grid.before[steps], grid.after[steps]
+    first, last = here.log_snr / 2, there.log_snr / 2
+    fade = torch.exp(-rate * (last - first))[..., None]
     if grid.recipe.k == 1:  # w = e^x, and the integrals have a closed form
-        own = _exponential_weights(there.log_snr / 2, points, gone)
-        return [there.T * (here.w * v[..., None])[..., None] for v in own]
-    ends = _lagrange(there.log_snr / 2, points, gone)
-    out = [there.w * ell[..., None] for ell in ends]
-    out[0] = out[0] - here.w
+        faster = [first + (1 + rate) * (p - first) for p in points]
+        end = first + (1 + rate) * (last - first)
+        own = _exponential_weights(end, faster, gone)
+        return [there.T * (fade * here.w * v[..., None])[..., None] for v in own]
+    out = [there.w * ell[..., None] for ell in _lagrange(last, points, gone)]
+    out[0] = out[0] - fade * here.w
     if len(points) > 1:
         nodes = _Nodes(grid.B[:-1][steps], grid.B[1:][steps])
         f, G = nodes.frames(grid), grid.recipe.on(grid.B.device).G
         pull = (f.inverse @ G).mT @ f.w[..., None]
         snr = f.w.square().sum(-1)
-        way = -pull.square().sum((-2, -1)) / (2 * snr) * nodes.dB  # dλ
-        slopes = _lagrange_slope(snr.log() / 2, points, gone)
-        moves = [nodes.total((d * way)[..., None] * f.w) for d in slopes]
+        x, way = snr.log() / 2, -pull.square().sum((-2, -1)) / (2 * snr) * nodes.dB
+        faded = f.w * torch.exp(-rate * (last - x))[..., None]
+        slopes = _lagrange_slope(x, points, gone)
+        moves = [nodes.total((d * way)[..., None] * faded) for d in slopes]
         out = [v - move for v, move in zip(out, moves)]
     return [there.T @ v[..., None] for v in out]
 
@@ -463,7 +469,6 @@ def update(self: PredictorCorrector, c, here, there, z, noise, past):
     return z
 
 
-PredictorCorrector.__abstractmethods__ = frozenset()
 predictor_corrector = PredictorCorrector
 
 # %% ../nbs/08b_integrators.ipynb #080027
@@ -573,9 +578,6 @@ def update(self: Splitting, c, here, there, z, noise, past):
         for _ in range(letters.count("O")):
             z = act(next(c), next(draws), z)
     return z
-
-
-Splitting.__abstractmethods__ = frozenset()
 
 # %% ../nbs/08b_integrators.ipynb #080032
 def _push(grid: Grid, change: Tensor, start: Tensor, first: Tensor, last: Tensor):

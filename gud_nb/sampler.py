@@ -9,7 +9,6 @@ __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'sscs', 'ddim', 'exponential_
            'Trajectory', 'propagate', 'marginal_covariance', 'measure_order']
 
 # %% ../nbs/08_sampler.ipynb #080002
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from math import log, prod
@@ -26,7 +25,7 @@ from .schedule import Schedule
 from .transition import covariance, phi, scale_tril
 
 # %% ../nbs/08_sampler.ipynb #080005
-class Sampler(ABC):
+class Sampler:
     "A sampler: coefficients from the times alone, and an update of the state."
 
     noises: int  # draws of noise a step takes, each like the state
@@ -43,14 +42,13 @@ class Sampler(ABC):
         if missing:
             raise TypeError(f"{cls.__name__} must say its {', '.join(missing)}")
 
-    @abstractmethod
     def coefficients(
         self,
         grid: "Grid",  # the times, and everything that follows from them
     ) -> tuple:  # of tensors (n, ...), float64, in state layout
-        "What depends on times only."
+        "What depends on times only; subclasses define it."
+        raise NotImplementedError(f"{type(self).__name__} must define coefficients")
 
-    @abstractmethod
     def update(
         self,
         c: tuple,  # coefficients of this step, (1, ...) each
@@ -60,7 +58,8 @@ class Sampler(ABC):
         noise: Tensor | None,  # (noises, *z.shape); like z if there is one; or None
         past: list,  # predictions of earlier steps, newest first; kept by the update
     ) -> Tensor:  # (batch, k, *comp) state at s
-        "One step."
+        "One step; subclasses define it."
+        raise NotImplementedError(f"{type(self).__name__} must define update")
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{n}={getattr(self, n)}" for n in _fields(Sampler))
@@ -683,9 +682,8 @@ def propagate(
 # %% ../nbs/08_sampler.ipynb #xgu2xauq
 def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool) -> Tensor:
     "The covariance step by step, where every step adds noise."
-    require(
-        not sampler.memory, f"{sampler!r} has both a memory and noise: not supported"
-    )
+    if sampler.memory:
+        return _all_noise(sampler, plan, C, units, joint)
     n, draws = len(units), sampler.noises
     xi = torch.zeros(draws, *z.shape, dtype=z.dtype)
     for j in range(draws):
@@ -699,11 +697,27 @@ def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool) -> Tenso
     return C
 
 
+def _all_noise(sampler: Sampler, plan: list, C, units, joint: bool) -> Tensor:
+    "The covariance of a whole run, where a step remembers: each draw apart."
+    n, draws, past = len(units), sampler.noises, []
+    blocks = 1 + len(plan) * draws
+    z = torch.zeros(1 + n * blocks, *units.shape[1:], dtype=units.dtype)
+    z[1 : 1 + n] = units
+    for i, (c, here, there) in enumerate(plan):
+        xi = torch.zeros(draws, *z.shape, dtype=z.dtype)
+        for j in range(draws):
+            first = 1 + n * (1 + i * draws + j)
+            xi[j, first : first + n] = units
+        z = sampler.update(c, here, there, z, xi[0] if draws == 1 else xi, past)
+    M, *drawn = (_columns(v - z[0], joint) for v in z[1:].split(n))
+    return M @ C @ M.mT + sum(N @ N.mT for N in drawn)
+
+
 def _columns(z: Tensor, joint: bool) -> Tensor:
     "States (n, k, *comp) as the columns of matrices (*comp, k, n), or of one."
     return z.flatten(1).T if joint else z.movedim((0, 1), (-1, -2))
 
-
+# %% ../nbs/08_sampler.ipynb #8xc88vzc
 def _prior_covariance(
     d: LinearDiffusion, like: Tensor, t: float, joint: bool
 ) -> Tensor:
