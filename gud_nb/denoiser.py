@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .basis import component_moments, moments, principal
-from .core import Const, after_batch, exact, require
+from .core import Const, after_batch, alone, exact, floating, require
 from .diffusion import Kernel, LinearDiffusion
 
 # %% ../nbs/06_denoiser.ipynb #i67c13i7
@@ -69,7 +69,7 @@ def noise_variance(
     y: Tensor,  # (batch, *comp) observation, for its axes and device
 ) -> Tensor:  # (batch or 1, *comp or 1s), float64 where the device has it
     "The variance $e^{-λ}$ of the noise in an observation, lined up with it."
-    level = torch.as_tensor(log_snr, device=y.device)
+    level = torch.as_tensor(log_snr, device=floating("observations", y).device)
     level = level.to(exact(y))
     if level.ndim <= 1:
         level = level.reshape(-1, *[1] * (y.ndim - 1))
@@ -155,7 +155,8 @@ class Law:
         raise NotImplementedError(f"{type(self).__name__} must define log_prob")
 
     def _checked(self, y: Tensor):
-        "Raise unless observations have the axes of the law."
+        "Raise unless observations are floating and have the axes of the law."
+        floating("observations", y)
         require(
             tuple(y.shape[1:]) == tuple(self.shape),
             f"got observations of shape {tuple(y.shape)}, "
@@ -280,6 +281,11 @@ def _own(law: Law, **tensors: Tensor):
     "Set the fields of a frozen law in float64, each with a constant beside it."
     for name, value in tensors.items():
         value = torch.as_tensor(value).detach().double().cpu()
+        require(
+            bool(value.isfinite().all()),
+            f"{name} of a law must be finite: got {int((~value.isfinite()).sum())} "
+            "entries that are NaN or infinite",
+        )
         object.__setattr__(law, name, value)
         object.__setattr__(law, f"_{name}", Const(value))
 
@@ -357,7 +363,7 @@ class Spectral(Gaussian):
     @cached_property
     def dense(self) -> "Dense":
         "The same law by its covariance matrix, for a noise level per component."
-        return _dense(self)
+        return alone(_dense, self)  # no transform of the caller applies to it
 
 # %% ../nbs/06_denoiser.ipynb #kisg1bdm
 def _dense(law: Spectral) -> "Dense":
@@ -442,6 +448,21 @@ def variance(self: Spectral, R, factor=None):
     return (total / self.mean.numel()).reshape(R.shape)
 
 # %% ../nbs/06_denoiser.ipynb #ocyoo14h
+def _is_covariance(C: Tensor):
+    "Raise a `ValueError` unless a matrix is symmetric and positive semidefinite."
+    size = C.abs().max().item()
+    skew = (C - C.mT).abs().max().item()
+    require(
+        skew <= 1e-8 * size,
+        f"a covariance must be symmetric: got entries that differ by {skew:.3g}",
+    )
+    raised = C + 1e-8 * size * torch.eye(len(C), dtype=C.dtype)
+    require(
+        size == 0 or int(torch.linalg.cholesky_ex(raised)[1]) == 0,
+        "a covariance must be positive semidefinite: got a negative eigenvalue",
+    )
+
+# %% ../nbs/06_denoiser.ipynb #cdvrz01k
 @dataclass(frozen=True, eq=False)
 class Dense(Gaussian):
     "A normal law by its covariance matrix."
@@ -456,6 +477,7 @@ class Dense(Gaussian):
             tuple(self.covariance.shape) == (d, d),
             f"got a covariance of shape {tuple(self.covariance.shape)}, want {(d, d)}",
         )
+        _is_covariance(self.covariance)
 
     @property
     def component_variances(self) -> Tensor:
@@ -495,11 +517,12 @@ def factor(self: Dense, R):
 def _noise(self: Dense, v: Tensor, R: Tensor, factor) -> Tensor:
     "$R(C+R)^{-1}v$, the part of v that is expected to be noise."
     factor, flat = factor or self.factor(R), v.flatten(1)
+    wide = torch.promote_types(v.dtype, torch.float32)  # half precision has no solver
     rows, out = [flat] if len(factor) == 1 else flat.split(1), []
     for v1, (W, L) in zip(rows, factor):
-        W, L = W.to(v), L.to(v)
-        out.append(torch.cholesky_solve((v1 * W).mT, L).mT / W)
-    return torch.cat(out).reshape(v.shape)
+        W, L = W.to(wide), L.to(wide)
+        out.append(torch.cholesky_solve((v1.to(wide) * W).mT, L).mT / W)
+    return torch.cat(out).reshape(v.shape).to(v)
 
 # %% ../nbs/06_denoiser.ipynb #d7q7u6b2
 @patch
@@ -564,11 +587,13 @@ class LowRank(Gaussian):
 @patch
 def _common(self: LowRank, v: Tensor, L: Tensor) -> Tensor:
     "$FK^{-1}F^⊤v$ for v (batch, d), with K = LL^⊤ for one level or one each."
+    wide = torch.promote_types(v.dtype, torch.float32)  # half precision has no solver
+    v, out = v.to(wide), v.dtype
     F, L = self._loadings.like(v), L.to(v)
     u = v @ F
     if len(L) == 1:
-        return torch.cholesky_solve(u.mT, L[0]).mT @ F.mT
-    return torch.cholesky_solve(u[..., None], L)[..., 0] @ F.mT
+        return (torch.cholesky_solve(u.mT, L[0]).mT @ F.mT).to(out)
+    return (torch.cholesky_solve(u[..., None], L)[..., 0] @ F.mT).to(out)
 
 
 @patch
@@ -595,7 +620,7 @@ def root(self: LowRank, v, R):
     common = ((flat[:, None] @ U) * more[:, None]) @ U.mT
     return ((flat + common[:, 0]) * Sq.rsqrt().to(v)).reshape(v.shape)
 
-
+# %% ../nbs/06_denoiser.ipynb #mryo9pu0
 @patch
 def log_det(self: LowRank, R):
     _, Sq, L = self.factor(R)
@@ -880,9 +905,9 @@ def guided(
 ) -> Callable:  # of the same arguments
     "The function `other + weight (f - other)` (Ho & Salimans 2022)."
 
-    def inner(*args):
-        base = other(*args)
-        return base + weight * (f(*args) - base)
+    def inner(*args, **how):
+        base = other(*args, **how)
+        return base + weight * (f(*args, **how) - base)
 
     return inner
 
@@ -894,7 +919,7 @@ def clipped(
 ) -> Callable:  # a denoiser
     "The denoiser with its posterior mean clipped."
     require(high > low, f"want low < high: got low={low}, high={high}")
-    return lambda *args: denoiser(*args).clamp(low, high)
+    return lambda *args, **how: denoiser(*args, **how).clamp(low, high)
 
 
 def labelled(

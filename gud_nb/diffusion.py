@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import Const, act, as_time, exact, require, state_layout
+from .core import Const, act, as_time, exact, floating, require, state_layout
 from .recipe import Recipe
 from .schedule import Schedule
 from .transition import covariance, scale_tril, transition, tril_inverse
@@ -73,7 +73,10 @@ class LinearDiffusion:
                 f"{name} must be (..., {k}, {k}) for this recipe: "
                 f"got {None if C is None else tuple(C.shape)}",
             )
-            covariance(self.recipe, 1.0, C)  # raises unless it is one
+            if C is not None:
+                covariance(self.recipe, 1.0, C)  # raises unless it is one
+                still = name == "Sigma0" or not bool(C[..., 0, :].any())
+                require(still, "aux_cov must leave the position alone: want 0 in row 0")
         why = self.recipe.inadmissible()
         require(why is None, f"this recipe cannot generate: {why}")
         if self.by_snr:
@@ -108,8 +111,28 @@ def start(self: LinearDiffusion) -> Tensor | None:
 
 # %% ../nbs/05_diffusion.ipynb #050012
 @patch
+def _has_axes(self: LinearDiffusion, like: Tensor):
+    "Raise unless a state has the phases and component axes of the process."
+    comp, k = tuple(like.shape[2:]), self.k
+    require(
+        like.ndim >= 2 and like.shape[1] == k,
+        f"got a state of shape {tuple(like.shape)}, want (batch, {k}, *comp): "
+        "the phase axis stands next to the batch",
+    )
+    starts = (C for C in (self.Sigma0, self.aux_cov) if C is not None)
+    for own in (tuple(self.recipe.shape), *(tuple(C.shape[:-2]) for C in starts)):
+        fits = len(own) == len(comp) and all(a in (1, b) for a, b in zip(own, comp))
+        require(
+            not own or fits,
+            f"the recipe or its start has component axes {own}, the state has {comp}: "
+            "want one for all () or one per component",
+        )
+
+# %% ../nbs/05_diffusion.ipynb #pw8ehrpd
+@patch
 def _line_up(self: LinearDiffusion, v: Tensor, t: Tensor, like: Tensor) -> Tensor:
     "`v` (*t.shape, *schedule.shape) with an axis for each of (batch, *comp)."
+    self._has_axes(like)
     own, comp, n = tuple(self.schedule.shape), tuple(like.shape[2:]), len(like)
     images = self.schedule.images
     require(
@@ -229,7 +252,7 @@ def perturb(
     aux: Tensor | None = None,  # (batch, k-1, *comp) known auxiliary start (DSM)
 ) -> Perturbed:
     "Noise data up to time t in one step."
-    want = (len(chi), self.k, *chi.shape[1:])
+    want = (len(floating("data", chi)), self.k, *chi.shape[1:])
     require(
         tuple(noise.shape) == want,
         f"got noise of shape {tuple(noise.shape)}, want {want}",
@@ -285,7 +308,7 @@ def prior(
     variance: float | Tensor | None = None,  # () or (*comp); None: data at 0
 ) -> Tensor:  # (batch, k, *comp)
     "Draw from the law of $z_1$ for data at 0, or for Gaussian data of a variance."
-    comp = noise.shape[2:]
+    comp = floating("noise", noise).shape[2:]
     if variance is not None:
         seen = torch.as_tensor(variance).shape
         require(
@@ -344,6 +367,7 @@ def reverse_drift(
     t: float | Tensor,  # () or (batch,)
 ) -> Tensor:  # (batch, k, *comp)
     "Drift $½βAz - βDs$ of the reverse SDE, as a velocity in t (Anderson 1982)."
+    self._fits(t, z)
     beta = self.beta(t, z)[..., None, None]
     r = self.recipe.on(beta.device)
     return act(-state_layout(beta * r.D), s, act(state_layout(beta * r.A / 2), z))
@@ -357,6 +381,7 @@ def flow(
     t: float | Tensor,  # () or (batch,)
 ) -> Tensor:  # (batch, k, *comp)
     "Velocity $½β(Az - Ds)$ of the probability flow (Song et al. 2021)."
+    self._fits(t, z)
     half = self.beta(t, z)[..., None, None] / 2
     r = self.recipe.on(half.device)
     return act(-state_layout(half * r.D), s, act(state_layout(half * r.A), z))
@@ -388,6 +413,7 @@ def kernel(
     like: Tensor,  # (batch, k, *comp) a state, for dtype and device
 ) -> Kernel:
     "The same as coefficients in the layout, dtype and on the device of a state."
+    floating("a state", like)
 
     def put(M: Tensor) -> Tensor:
         return state_layout(M).to(like)

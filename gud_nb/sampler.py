@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import act, require, state_layout
+from .core import act, floating, require, state_layout
 from .denoiser import Gaussian, Independent, Score, denoised
 from .diffusion import Frame, Kernel, LinearDiffusion
 from .recipe import Recipe
@@ -79,6 +79,10 @@ class Grid:
     times: Tensor  # (n+1,) falling, float64
     like: Tensor  # (batch, k, *comp) a state, for shape, dtype and device
 
+    def __post_init__(self):
+        _one_schedule(self.diffusion.schedule)
+        self.diffusion._has_axes(floating("a state", self.like))
+
     @property
     def recipe(self) -> Recipe:
         "The matrices D, Q, H."
@@ -106,6 +110,16 @@ class Grid:
         return [all_times[i : i + 1] for i in range(len(self.times))]
 
 # %% ../nbs/08_sampler.ipynb #jh4d66qf
+def _one_schedule(schedule: Schedule):
+    "Raise where every image has a schedule of its own."
+    images = schedule.images
+    require(
+        images is None,
+        f"got schedules for {images} images, want one for all of them: sample images "
+        "of different schedules apart, or by `dormand_prince`",
+    )
+
+
 @patch
 def matrices(
     self: Grid,
@@ -372,6 +386,7 @@ def quadratic(
 # %% ../nbs/08_sampler.ipynb #080013
 def _levels(source: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
     "γ at times (n,), (n, components); of a diffusion that of all phases, -log |w|²."
+    _one_schedule(getattr(source, "schedule", source))
     if isinstance(source, Schedule):
         return source.gamma(t).reshape(len(t), -1)
     comp = source.schedule.shape or source.recipe.shape or (1,)
@@ -514,13 +529,19 @@ def _draws(sampler: Sampler, z: Tensor, n: int, noise, generator):
     count = sampler.noises
     shape = tuple(z.shape) if count == 1 else (count, *z.shape)
     how = dict(generator=generator, device=z.device, dtype=z.dtype)
+    for v in noise if count and noise is not None else ():
+        require(
+            len(noise) == n and tuple(v.shape) == shape,
+            f"got noise {(len(noise), *v.shape)} for {n} steps of {sampler!r}, "
+            f"want {(n, *shape)}",
+        )
     for i in range(n):
-        if noise is not None:
-            yield noise[i]
+        if not count:
+            yield None
         else:
-            yield torch.randn(shape, **how) if count else None
+            yield torch.randn(shape, **how) if noise is None else noise[i]
 
-
+# %% ../nbs/08_sampler.ipynb #ondtk1ra
 def _sampler(sampler) -> Sampler:
     "Raise unless it is a sampler."
     require(
@@ -599,7 +620,7 @@ def sample(
     broken, past = torch.full((), -1, device=z.device), []
     for i, ((c, here, there), xi) in enumerate(run):
         z = sampler.update(c, here, there, z, xi, past)
-        broken = torch.where((broken < 0) & ~z.sum().isfinite(), i, broken)
+        broken = torch.where((broken < 0) & ~z.isfinite().all(), i, broken)
         if not z.is_cuda:
             _sound(z, grid.times, broken)
         if callback:
