@@ -22,7 +22,7 @@ from .core import act, after_batch, exact, require, state_layout
 from .denoiser import Independent, Score
 from .diffusion import Frame, LinearDiffusion, frame_at
 from .recipe import Recipe
-from .sampler import Grid, Sampler, marginal_covariance, propagate
+from .sampler import Grid, Local, Sampler, marginal_covariance, propagate
 from .schedule import B_from_gamma, gamma_from_B
 from .transition import expm, phi, scale_tril, tril_inverse
 
@@ -151,15 +151,26 @@ class Multistep(Sampler):
 
     def update(self, c, here, there, z, noise, past):
         A, weights, first = c[0], c[1 : 1 + self.order], c[1 + self.order :]
-        past.insert(0, self.predict(here, z))
+        base, new = self.predict(here, z)
+        past.insert(0, new)
         del past[self.order :]
-        out = act(A, z)
+        out = act(A, base)
         for M, known in zip(weights, past):
             out = act(M, known, out)
         if first and len(past) == 1:  # out is a try: its prediction corrects it
             now, later = first
-            out = act(later, self.predict(there, out), act(now, past[0], out))
+            out = act(later, self.predict(there, out)[1], act(now, new, out))
         return out
+
+# %% ../nbs/08b_integrators.ipynb #0cpwdhde
+@patch
+def predict(
+    self: Multistep,
+    local: Local,  # score, posterior mean and noise at a time
+    z: Tensor,  # (batch, k, *comp) state there
+) -> tuple[Tensor, Tensor]:  # each (batch, 1 or k, *comp)
+    "What moves along by itself, and what is extrapolated; subclasses define it."
+    raise NotImplementedError(f"{type(self).__name__} must define predict")
 
 # %% ../nbs/08b_integrators.ipynb #dproxnog
 class DPMSolver(Multistep):
@@ -167,11 +178,11 @@ class DPMSolver(Multistep):
 
     def predict(
         self,
-        local,  # score, posterior mean and noise at a time
+        local: Local,  # score, posterior mean and noise at a time
         z: Tensor,  # (batch, k, *comp) state there
-    ) -> Tensor:  # (batch, 1, *comp)
-        "What is extrapolated: the posterior mean."
-        return local.data(z)[:, None]
+    ) -> tuple[Tensor, Tensor]:  # (batch, k, *comp) and (batch, 1, *comp)
+        "The state, and the posterior mean, which is extrapolated."
+        return z, local.data(z)[:, None]
 
     def coefficients(self, grid):
         x = grid.frames.log_snr / 2
@@ -342,16 +353,23 @@ def _noise_weights_one(grid: Grid, steps: slice, points: list, gone: list) -> li
     return [*out, torch.ones_like(there.T)]
 
 # %% ../nbs/08b_integrators.ipynb #080016
+def _moderate(weights: Tensor, grid: Grid) -> Tensor:
+    "Weights (1, ..., k, k) of the first step's later noise, 0 where one is above 4."
+    sizes = (grid.after.inverse[:1] @ weights).abs()  # in units of the noise there
+    return torch.where(sizes.amax((-2, -1), keepdim=True) <= 4, weights, 0.0)
+
+
 class DEIS(Multistep):
     "Multistep of the noise (DEIS, Zhang & Chen 2023; k ≥ 2: gDDIM, Zhang et al. 2023)."
 
     def predict(
         self,
-        local,  # score, posterior mean and noise at a time
+        local: Local,  # score, posterior mean and noise at a time
         z: Tensor,  # (batch, k, *comp) state there
-    ) -> Tensor:  # (batch, k, *comp)
-        "What is extrapolated: the noise."
-        return local.noise(z)
+    ) -> tuple[Tensor, Tensor]:  # (batch, 1, *comp) and (batch, k, *comp)
+        "The posterior mean, and the noise that goes with it, which is extrapolated."
+        chi = local.data(z)
+        return chi[:, None], local.kernel.noise(z, chi)
 
     def coefficients(self, grid):
         x = _level(grid.frames.log_snr)
@@ -362,14 +380,14 @@ class DEIS(Multistep):
             return _noise_weights(grid, steps, *some)
 
         *earlier, turn = _in_parts(weights, grid)
-        ahead = _back(grid, -grid.B.diff(dim=0))
-        now = grid.after.T @ turn - ahead @ grid.before.T - sum(earlier)
-        table, along = [ahead, now], torch.eye(grid.recipe.k).to(now)
+        table = [grid.after.Phi[..., :1], grid.after.T @ turn - sum(earlier)]
+        along = torch.eye(grid.recipe.k).to(turn)
         for j, M in enumerate(earlier, 1):  # the noise of then, turned along since
             along = along @ _earlier(turn, j)
             table.append(M @ along)
         if self.order == 3:
             later, _ = _noise_weights(grid, slice(0, 1), *_ends(x))
+            later = _moderate(later, grid)
             table += [_for_all(v, grid) for v in (-later, later @ turn[:1].mT)]
         return tuple(map(state_layout, table))
 
@@ -590,7 +608,8 @@ def _push(grid: Grid, change: Tensor, start: Tensor, first: Tensor, last: Tensor
 
 @dataclass(frozen=True, eq=False)
 class Conjugate(Sampler):
-    "Euler's step after a change of variables (λ-DDIM; Pandey, Rudolph & Mandt 2024)."
+    """Euler's step after a change of variables (λ-DDIM; Pandey, Rudolph & Mandt 2024),
+    not for a step of k ≥ 2 phases through much noise, as the first of `Cosine`."""
 
     Lambda: float | Tensor = 0.0  # Λ (k, k) or (1, 1); number: times I; 0: exponential
 

@@ -143,6 +143,50 @@ def test_cosine_schedule_keeps_a_unit_gaussian(sampler):
         assert abs(found - 1) < most
 
 
+@pytest.mark.parametrize("recipe", ("PSLD", "third order"))
+@pytest.mark.parametrize("q", (1, 2, 3))
+def test_deis_through_much_noise(q, recipe):
+    "From B = 20 to 4 in a step: no large terms that cancel, and no wild correction."
+    r = recipes[recipe]
+    d = LinearDiffusion(r, Cosine(), Sigma0=hsm(r))
+    score = Score(d, Independent(torch.zeros(2), torch.ones(2)))
+    z = d.prior(normal(2000, r.k, 2), 1.0)
+    right = sample(DEIS(q), d, score, z, quadratic(25))
+    found = sample(DEIS(q), d, score, z.float(), quadratic(25))
+    assert_close(found.double(), right, rtol=1e-4, atol=1e-3)
+    assert 0.6 < right[:, 0].std() < 1.3
+    alone = sample(DEIS(q), d, score.__call__, z, quadratic(25))  # no denoiser to see
+    assert_close(alone, right, rtol=1e-6, atol=1e-6)
+    alone = sample(DEIS(q), d, score.__call__, z.float(), quadratic(25))
+    assert 0.6 < alone[:, 0].std() < 1.3  # at SNR e^-33 its digits do not hold the data
+
+
+@pytest.mark.parametrize("recipe", recipes)
+@pytest.mark.parametrize("n", (3, 5, 10, 25, 50))
+def test_correction_of_a_huge_first_step(n, recipe):
+    r = recipes[recipe]
+    for schedule in (Cosine(), LinearBeta()):
+        d = LinearDiffusion(r, schedule, Sigma0=hsm(r))
+        C = propagate(DEIS(3), d, Score(d, one_component()), quadratic(n))
+        assert C[0, 0].sqrt() < 1.3
+
+
+def test_deis_moves_a_point_of_data_exactly_without_a_denoiser():
+    d = LinearDiffusion(psld(), LinearBeta(), Sigma0=hsm(psld()))
+    point = Score(d, Independent(torch.tensor([0.3]), torch.tensor([0.0])))
+    z = d.perturb(torch.full((4, 1), 0.3).double(), 0.9, normal(4, 2, 1)).z
+    calls = []
+
+    def score(z, t):
+        calls.append(t)
+        return point(z, t)
+
+    x = step(DEIS(1), d, score, z, 0.9, 0.4)
+    assert len(calls) == 1
+    assert_close(point.data(x, 0.4), torch.full((4, 1), 0.3).double())
+    assert_close(x, step(DEIS(1), d, point, z, 0.9, 0.4))
+
+
 class Jerky(Schedule):
     "Through the values of another schedule at some times, with jumps between them."
 
