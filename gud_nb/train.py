@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, resources
@@ -24,7 +25,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/12_train.ipynb #4iikhd0k
-from .basis import Basis
+from .basis import Basis, component_moments
 from gud_nb.core import (
     Const,
     act,
@@ -195,30 +196,59 @@ def _run(self: DiffusionModel, v: Tensor, level: Tensor, labels, mixed: bool) ->
         out = self.network(x.to(own), level, labels)
     return _as_components(self.basis, out.to(v.dtype), v.shape[1])
 
+# %% ../nbs/12_train.ipynb #adndetq3
+@dataclass(frozen=True, eq=False)
+class _Dropped:
+    "Labels of a training batch, in place of some the null label of the network."
 
-@patch
-def _labels(
-    self: DiffusionModel, labels: int | Tensor | None, n: int, device=None
-) -> Tensor | None:
-    "Labels (n,), checked where that costs no waiting for a device."
-    if labels is None:
-        return None
-    labels = torch.as_tensor(labels)
+    labels: Tensor  # (batch,) integers 0..classes
+
+
+def _integers(labels: int | Tensor, n: int) -> Tensor:
+    "Labels as a tensor of integers, () or (n,), checked."
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(
+            f"got labels of type {type(labels).__name__}, want integers: one for all, "
+            f"or one for each of {n} images"
+        ) from e
+    other = labels.is_floating_point() or labels.is_complex()
     require(
-        labels.shape in ((), (n,)) and not labels.is_floating_point(),
+        labels.shape in ((), (n,)) and not other and labels.dtype != torch.bool,
         f"got labels of shape {tuple(labels.shape)} in {labels.dtype}, "
         f"want integers: one for all, or one for each of {n} images",
     )
+    return labels
+
+# %% ../nbs/12_train.ipynb #cxap7kj2
+@patch
+def _labels(self: DiffusionModel, labels, n: int, device=None) -> Tensor | None:
+    "Labels (n,), checked where that costs no waiting for a device."
+    if labels is None:
+        return None
+    if isinstance(labels, _Dropped):
+        return labels.labels.to(device)
+    labels = _integers(labels, n)
     classes = getattr(self.network, "config", {}).get("classes")
-    if classes is not None and labels.device.type == "cpu":
+    if classes is not None and labels.device.type == "cpu" and n > 0:
         low, high = int(labels.min()), int(labels.max())
         require(
-            0 <= low and high <= classes,
+            0 <= low and high < classes,
             f"got labels {low} to {high}, want 0 to {classes - 1}"
             if classes
             else "got labels for a network without classes: leave labels out",
         )
     return labels.to(device).expand(n)
+
+
+def _is_guided(labels, guidance: float) -> bool:
+    "Whether scores with and without labels are mixed; guidance needs labels."
+    require(
+        labels is not None or guidance == 1,
+        f"got guidance={guidance} without labels: give labels, or leave guidance out",
+    )
+    return guidance != 1
 
 # %% ../nbs/12_train.ipynb #120006
 class ScoreModel(DiffusionModel):
@@ -274,7 +304,7 @@ def conditional(
 ) -> Score:  # called as (z, t)
     "The score for labels, perhaps guided away from that without (Ho & Salimans 2022)."
     one = labelled(self.denoise, labels)
-    if labels is None or guidance == 1:
+    if not _is_guided(labels, guidance):
         return Score(self.diffusion, one)
     free = labelled(self.denoise, None)
     return Score(self.diffusion, guided(one, free, guidance))
@@ -368,7 +398,7 @@ def conditional(
     def one(z, t):
         return self(z, t, labels)
 
-    return one if labels is None or guidance == 1 else guided(one, self, guidance)
+    return guided(one, self, guidance) if _is_guided(labels, guidance) else one
 
 # %% ../nbs/12_train.ipynb #2cb7stej
 @patch
@@ -421,13 +451,15 @@ def fit_law(
 
     With a rank: so many eigenvectors of the covariance under one schedule, common
     factors beside the variances under many, and from rank d on the full covariance
-    under either. Raises `ValueError` for a rank that is no integer ≥ 1.
+    under either. No variance is below 1e-6 of their mean. Raises `ValueError` for a
+    rank that is no integer ≥ 1, for other data than the basis takes, and for data that
+    don't vary: they have no such law.
     """
     require(
         rank is None or (isinstance(rank, int) and rank >= 1),
         f"rank must be an integer ≥ 1, or None: got {rank}",
     )
-    chi, d = basis(_images(x)), math.prod(basis.shape)
+    chi, d = _varying(basis(_images(x, basis))), math.prod(basis.shape)
     full, many = rank is not None and rank >= d, not diffusion.is_scalar
     if many and rank and not full:
         return fit_low_rank(chi, rank)
@@ -439,10 +471,38 @@ def fit_law(
     variances = law.variances.clamp(min=floor)
     return Spectral(law.mean, variances, law.vectors, max(law.rest, floor))
 
+# %% ../nbs/12_train.ipynb #wzbppqz2
+def _images(x: Tensor | Images, basis: Basis) -> Tensor:
+    "Images as one tensor that the basis takes, checked."
+    x = x.x if isinstance(x, Images) else x
+    require(
+        isinstance(x, Tensor),
+        f"got data x of type {type(x).__name__}, want a tensor (n, *data), or Images",
+    )
+    require(
+        x.is_floating_point(),
+        f"got data in {x.dtype}, want floating numbers: gud_nb.data.normalise makes "
+        "them of bytes",
+    )
+    want = tuple(basis.data_shape)
+    require(
+        x.ndim > 0 and len(x) > 0 and tuple(x.shape[1:]) == want,
+        f"got data of shape {tuple(x.shape)}, "
+        f"the basis wants (n ≥ 1, {', '.join(map(str, want))})",
+    )
+    return x
 
-def _images(x: Tensor | Images) -> Tensor:
-    "Images as one tensor."
-    return x.x if isinstance(x, Images) else x
+
+def _varying(chi: Tensor) -> Tensor:
+    "The components (n, *comp), if their variance is more than rounding."
+    mean, variances = component_moments(chi)
+    variance, square = float(variances.mean()), float(mean.square().mean())
+    require(
+        math.isfinite(variance) and variance > 1e-12 * (variance + square),
+        f"got {len(chi)} images of mean variance {variance:.2g}, want finite images "
+        "that differ: a law is one of their variances",
+    )
+    return chi
 
 # %% ../nbs/12_train.ipynb #120017
 @patch
@@ -498,6 +558,10 @@ def sample(
 ) -> Tensor:  # (n, *data)
     "Draw samples from the model."
     require(isinstance(n, int) and n >= 1, f"want at least one sample: got n={n}")
+    require(
+        isinstance(batch, int) and batch >= 1,
+        f"want at least one sample at a time: got batch={batch}",
+    )
     times = default_grid(self.diffusion) if times is None else times
     labels, training, out = self._labels(labels, n), self.training, []
     self.eval()
@@ -621,14 +685,15 @@ def _folder(name: str | Path) -> Path:
 # %% ../nbs/12_train.ipynb #120021
 def _network(config: dict, allow: tuple) -> nn.Module:
     "A network from its class name and arguments, if the class is ours or allowed."
-    module, _, name = config["class"].rpartition(".")
+    whole = str(config["class"])
+    module, _, name = whole.rpartition(".")
     known = {f"{c.__module__}.{c.__qualname__}": c for c in allow}
-    cls = known.get(config["class"])
+    cls = known.get(whole)
     if cls is None and module == "gud_nb.network":
         cls = getattr(import_module(module), name, None)
     require(
         isinstance(cls, type) and issubclass(cls, nn.Module),
-        f"got the network {config['class']!r} in a saved file, want one of "
+        f"got the network {whole!r} in a saved file, want one of "
         f"gud_nb.network: pass your own class in allow=({name},) if you trust it",
     )
     return cls(**config["config"])
@@ -640,33 +705,87 @@ def _load_weights(network: nn.Module, tensors: dict, whose: str):
     try:
         network.load_state_dict(weights)
     except RuntimeError as e:
-        why = str(e).splitlines()[1].strip()
+        why = (str(e).splitlines()[1:] or [str(e)])[0].strip()
         raise ValueError(
             f"{whose} has the weights of another network: {why}; "
             "give the same sizes, or another folder"
         ) from e
 
 # %% ../nbs/12_train.ipynb #yk129fau
+_KEYS = "format class about network channel groups family diffusion basis law".split()
+
+
+@contextmanager
+def _one_line(where: Path | str):
+    "Whatever fails inside becomes a `ValueError` of one line that says where."
+    try:
+        yield
+    except Exception as e:
+        why = " ".join(str(e).split())
+        if isinstance(e, KeyError):
+            why = f"{why} is missing"
+        if not isinstance(e, ValueError):
+            why = f"{type(e).__name__}, {why}; take another copy of the model"
+        raise ValueError(f"{where}: {why}") from e
+
+
+def _same_keys(found, want: list, where: str):
+    "Refuse anything but a dict of these keys."
+    kind = type(found).__name__
+    require(isinstance(found, dict), f"{where} is a {kind}, want an object")
+    missing = ", ".join(sorted(set(want) - set(found)))
+    unknown = ", ".join(sorted(set(found) - set(want)))
+    require(not missing, f"{where} lacks {missing}; take another copy of the model")
+    require(not unknown, f"{where} has {unknown}, want {', '.join(want)} alone")
+
+# %% ../nbs/12_train.ipynb #1w47x3ml
 def _read(folder: Path) -> tuple[dict, dict]:
     "The two files of a model, checked."
     from safetensors.torch import load_file
 
+    path = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
         tensors = load_file(folder / "model.safetensors")
     except Exception as e:
         raise ValueError(
             f"the model in {folder} can't be read ({type(e).__name__}: {e}): "
             "want config.json and model.safetensors"
         ) from e
-    kinds, found = ("ScoreModel", "PhaseModel"), config.get("class")
+    given = config if isinstance(config, dict) else {}
+    form, kind = given.get("format"), given.get("class")
     require(
-        config.get("format") == "gud_nb model" and found in kinds,
-        f"{folder / 'config.json'} is no gud_nb model of this version: got the format "
-        f"{config.get('format')!r} and the class {found!r}, want 'gud_nb model' and "
-        "ScoreModel or PhaseModel",
+        form == "gud_nb model" and kind in ("ScoreModel", "PhaseModel"),
+        f"{path} is no gud_nb model of this version: got the format {form!r} and the "
+        f"class {kind!r}, want 'gud_nb model' and ScoreModel or PhaseModel",
     )
     return config, tensors
+
+# %% ../nbs/12_train.ipynb #5d0sf6da
+def _parts(config: dict, tensors: dict, allow: tuple) -> dict:
+    "What a model is made of, by the names of its arguments, without weights."
+    _same_keys(config, _KEYS, "the model")
+    _same_keys(config["network"], ["class", "config"], "the network")
+    channel = config["channel"]
+    require(isinstance(channel, bool), f"got channel {channel!r}, want true or false")
+    names = ["diffusion", "basis", "groups", "family"]
+    names += ["law"] if config["class"] == "ScoreModel" else []
+    parts = {}
+    for p in names:
+        with _one_line(p):
+            parts[p] = rebuild(config[p], tensors, allow)
+    for p, kind in dict(diffusion=LinearDiffusion, basis=Basis).items():
+        got = type(parts[p]).__name__
+        require(isinstance(parts[p], kind), f"the {p} is a {got}, not {kind.__name__}")
+    for p, kind in dict(groups=Tensor, family=Family).items():
+        got, known = type(parts[p]).__name__, isinstance(parts[p], kind | None)
+        require(known, f"the {p} is a {got}, want a {kind.__name__} or null")
+    if parts["family"] is not None:
+        with _one_line("family"):
+            parts["diffusion"].with_schedule(parts["family"]())
+    with _one_line("network"):
+        parts["network"] = _network(config["network"], allow)
+    return parts | dict(channel=channel)
 
 # %% ../nbs/12_train.ipynb #120024
 def from_pretrained(
@@ -677,20 +796,19 @@ def from_pretrained(
     """Load a saved model; only classes of this package and those in `allow` are built.
 
     Raises `ValueError` where there is no such model, where its files can't be read or
-    are of another version, and for a class not allowed or weights of other sizes.
+    are of another version, for a class not allowed or weights of other sizes, and for
+    keys that are missing, unknown or of another type. Only fields with a default may be
+    missing: earlier versions had fewer.
     """
     folder = _folder(name)
     config, tensors = _read(folder)
-    network = _network(config["network"], allow)
-    _load_weights(network, tensors, f"the model in {folder}")
-    names = ["diffusion", "basis", "law", "groups", "family"]
-    parts = {p: rebuild(config.get(p), tensors, allow) for p in names}
-    if config["class"] == "PhaseModel":
-        parts.pop("law")
     kind = dict(ScoreModel=ScoreModel, PhaseModel=PhaseModel)[config["class"]]
-    model = kind(network, **parts, channel=config["channel"]).to(device)
+    with _one_line(folder / "config.json"):
+        model = kind(**_parts(config, tensors, allow))
+    file = folder / "model.safetensors"
+    _load_weights(model.network, tensors, f"the model in {file}")
     model.about = config["about"]
-    return model.eval()
+    return model.to(device).eval()
 
 
 DiffusionModel.from_pretrained = staticmethod(from_pretrained)
@@ -891,7 +1009,8 @@ def forward(
     d, how = model.diffusion, dict(generator=generator, device=x.device, dtype=x.dtype)
     if labels is not None and plan.unlabelled:
         drop = torch.rand(n, **how) < plan.unlabelled
-        labels = torch.where(drop, model.network.config["classes"], labels)
+        null = model.network.config["classes"]
+        labels = _Dropped(torch.where(drop, null, labels))
     noise, aux = torch.randn(n, d.k, *model.basis.shape, **how), None
     if d.aux_cov is not None:
         aux = torch.randn(n, d.k - 1, *model.basis.shape, **how)
@@ -1023,17 +1142,24 @@ def _training_data(model: DiffusionModel, x, labels) -> tuple[Tensor, Tensor | N
     if isinstance(x, Images):
         classes = getattr(model.network, "config", {}).get("classes")
         labels, x = x.labels if labels is None and classes else labels, x.x
-    require(
-        isinstance(x, Tensor),
-        f"got data x of type {type(x).__name__}, want a tensor (n, *data), or Images",
-    )
-    want = tuple(model.basis.data_shape)
-    require(
-        len(x) > 0 and tuple(x.shape[1:]) == want,
-        f"got data of shape {tuple(x.shape)}, "
-        f"the model wants (n ≥ 1, {', '.join(map(str, want))})",
-    )
+    x = _images(x, model.basis)
     return x, model._labels(labels, len(x))
+
+# %% ../nbs/12_train.ipynb #6tyspawc
+def _check_run(plan, schedule, resume: bool, out):
+    "Refuse arguments of `fit` that are of another kind or don't go together."
+    require(
+        isinstance(plan, Training),
+        f"got a plan of type {type(plan).__name__}, want e.g. Training(minutes=2)",
+    )
+    require(
+        schedule is None or isinstance(schedule, Family),
+        f"got a schedule of type {type(schedule).__name__}, want a Family of them: "
+        "one schedule belongs to the model, see with_schedule",
+    )
+    require(
+        not resume or out is not None, "resume needs `out`, the earlier run's folder"
+    )
 
 
 def _bar(accelerator, progress: bool):
@@ -1076,13 +1202,11 @@ def fit(
 ) -> list[dict]:  # the log: step, images, seconds, rate, loss, gradient
     """Train the network; it is left with averaged weights, in evaluation mode.
 
-    Raises `ValueError` for data or labels that don't fit the model, for `resume`
+    Raises `ValueError` for data, plan or labels that don't fit, for `resume`
     without a checkpoint that can be read, and where the loss is not finite.
     """
+    _check_run(plan, schedule, resume, out)
     x, labels = _training_data(model, x, labels)
-    require(
-        not resume or out is not None, "resume needs `out`, the earlier run's folder"
-    )
     out = None if out is None else Path(out).expanduser()
     a = _accelerator(plan, out, trackers, cpu)
     model.family = model.family if schedule is None else schedule
@@ -1110,7 +1234,7 @@ def component_losses(
 ) -> Tensor:  # (m, *comp) mean over the data, sum over phases
     "The squared error of the predicted noise, by time and component."
     require(not model.training, "got a model in training mode: call .eval() first")
-    chi, d, out = model.basis(_images(x)), model.diffusion, []
+    chi, d, out = model.basis(_images(x, model.basis)), model.diffusion, []
     how = dict(generator=generator, device=chi.device, dtype=chi.dtype)
 
     def draw(k):

@@ -4,12 +4,14 @@ It is its law before training, shared by threads, differentiable, drawn and save
 """
 
 import copy
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
 
@@ -438,9 +440,11 @@ def test_phase_model_is_a_score_function(process, tmp_path):
     assert same.sample(2, times=quadratic(2), labels=0).shape == (2, 1, 8, 8)
 
 
-def test_phase_model_refuses_other_phases():
+def test_phase_model_refuses_other_phases_and_guidance_without_labels():
     d = LinearDiffusion(psld(), LinearBeta())
     model = PhaseModel(MLP((2, 2, 2)), d, pixel)
+    with pytest.raises(ValueError, match="guidance=3 without labels"):
+        model.sample(1, guidance=3)
     with pytest.raises(ValueError, match="1 phases for a network of all 2"):
         model.with_diffusion(LinearDiffusion(vp(), LinearBeta()))
 
@@ -479,6 +483,95 @@ def test_a_model_of_an_older_version_is_refused_by_name(tmp_path):
         from_pretrained(tmp_path)
 
 
+def change(config, path, value):
+    "Put a value where a dotted path leads; ... removes the key."
+    *folders, last = path.split(".")
+    for name in folders:
+        config = config[name]
+    if value is ...:
+        del config[last]
+    else:
+        config[last] = value
+
+
+DAMAGES = {  # path, value, what the error says
+    "no network": ("network", ..., "the model lacks network"),
+    "another key": ("net", {}, "the model has net"),
+    "no law": ("law", ..., "the model lacks law"),
+    "law is null": ("law", None, "got the law NoneType"),
+    "no class of network": ("network.class", ..., "the network lacks class"),
+    "class is a number": ("network.class", 3, "network: got the network '3'"),
+    "extra argument": ("network.config.more", 1, "network: .*'more'"),
+    "width is a word": ("network.config.width", "x", "network: "),
+    "extra field": ("diffusion.more", 1, "diffusion: .*'more'"),
+    "no recipe": ("diffusion.recipe", ..., "diffusion: .*'recipe'"),
+    "no class": ("diffusion.class", ..., "diffusion: "),
+    "no such module": ("diffusion.class", "gud_nb.x.Y", "diffusion: "),
+    "not a class of ours": ("basis.class", 7, "basis: "),
+    "diffusion is a number": ("diffusion", 5, "the diffusion is a int"),
+    "basis is a list": ("basis", [1], "the basis is a tuple"),
+    "groups are a word": ("groups", "x", "the groups is a str"),
+    "family is a number": ("family", 1.0, "the family is a float"),
+    "no function": ("family.make", None, "family: "),
+    "channel is a word": ("channel", "no", "got channel 'no'"),
+    "no dtype": ("law.mean.dtype", ..., "law: .*'dtype'"),
+    "no such dtype": ("law.mean.dtype", "float65", "law: "),
+    "no such tensor": ("law.mean.tensor", "x", "law: .*'x'"),
+    "ragged": ("law.mean.tensor", [[1.0], []], "law: "),
+}
+
+
+@pytest.mark.parametrize("path, value, message", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_description_is_refused_in_one_line(path, value, message, tmp_path):
+    d = LinearDiffusion(psld(), FAMILY(a=1.0), Sigma0=hsm(psld()))
+    network = MLP(SHAPE, width=8, depth=1)
+    model = ScoreModel(network, d, pixel, LAWS["LowRank"], family=FAMILY)
+    file = model.save_pretrained(tmp_path) / "config.json"
+    assert from_pretrained(tmp_path).family is not None
+    config = json.loads(file.read_text(encoding="utf-8"))
+    change(config, path, value)
+    file.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"config.json: ({message})") as caught:
+        from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value) and str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"gud_nb model"'])
+def test_a_description_that_is_no_object(text, tmp_path):
+    model = small(LAWS["Independent"], vp(), SCHEDULES["one"])
+    file = model.save_pretrained(tmp_path) / "config.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="config.json is no gud_nb model"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("old", ["network.stem.weight", "law.mean"])
+def test_a_renamed_tensor_is_refused_in_one_line(old, tmp_path):
+    "The network's by the file of tensors, others by the description that wants them."
+    shape = (1, 8, 8)
+    d = LinearDiffusion(vp(), LinearBeta())
+    law = Independent(torch.zeros(shape), torch.ones(shape))
+    model = ScoreModel(MLP(shape, width=8, depth=1), d, Pixel(shape), law)
+    file = model.save_pretrained(tmp_path) / "model.safetensors"
+    tensors = load_file(file)
+    tensors[f"{old}er"] = tensors.pop(old)
+    save_file(tensors, file)
+    name = "model.safetensors has" if old[0] == "n" else "config.json: law"
+    with pytest.raises(ValueError, match=name) as caught:
+        from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value) and old[8:] in str(caught.value)
+
+
+def test_a_field_with_a_default_may_be_missing(tmp_path):
+    "Files of earlier versions lack the fields that came later."
+    model = small(LAWS["Independent"], vp(), SCHEDULES["one"])
+    file = model.save_pretrained(tmp_path) / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    change(config, "diffusion.by_snr", ...)
+    file.write_text(json.dumps(config), encoding="utf-8")
+    assert from_pretrained(tmp_path).diffusion.by_snr is False
+
+
 with np.load(Path(__file__).parent / "reference" / "models.npz") as f:
     REFERENCE = {k: torch.as_tensor(f[k]) for k in f}
 POINTS = {
@@ -515,7 +608,17 @@ CASES = {
     "n": (lambda m: m.sample(0), "n=0"),
     "sampler": (lambda m: m.sample(1, sampler="heun"), "got the sampler 'heun'"),
     "times": (lambda m: m.sample(1, times=3), "got times=3"),
+    "batch": (lambda m: m.sample(4, batch=0), "got batch=0"),
+    "negative": (lambda m: m.sample(4, batch=-1), "got batch=-1"),
+    "fraction": (lambda m: m.sample(4, batch=2.0), "got batch=2.0"),
     "label": (lambda m: m.sample(1, labels=11), "got labels 11 to 11, want 0 to 9"),
+    "null label": (lambda m: m.sample(1, labels=10), "labels 10 to 10, want 0 to 9"),
+    "null in call": (lambda m: m(randn(1, 1, *SHAPE), 0.5, 10), "want 0 to 9"),
+    "null in eps": (lambda m: m.eps(randn(1, 1, *SHAPE), 0.5, 10), "want 0 to 9"),
+    "bool": (lambda m: m.sample(1, labels=True), "torch.bool, want integers"),
+    "word": (lambda m: m.sample(1, labels="7"), "labels of type str, want integers"),
+    "guidance": (lambda m: m.sample(1, guidance=3), "guidance=3 without labels"),
+    "none": (lambda m: m.conditional(None, 0.0), "guidance=0.0 without labels"),
     "below": (lambda m: m.sample(1, labels=-1), "got labels -1 to -1, want 0 to 9"),
     "labels": (lambda m: m.sample(3, labels=torch.arange(2)), "each of 3 images"),
     "halves": (lambda m: m.sample(1, labels=0.5), "want integers"),

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from gud_nb.basis import Pixel
-from gud_nb.data import digits
+from gud_nb.data import denormalise, digits
 from gud_nb.denoiser import Dense, Independent, LowRank, Spectral
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.loss import active_only, likelihood_weight, score_matching, spread_times
@@ -251,6 +251,35 @@ def test_a_rank_below_one_is_refused(rank, schedule):
         fit_law(d, pixel, x, rank)
 
 
+NO_DATA = {
+    "empty": (x[:0], "the basis wants"),
+    "array": (x.numpy(), "data x of type ndarray, want a tensor"),
+    "bytes": (denormalise(x), "torch.uint8, want floating"),
+    "shape": (x[:, :, :4], "the basis wants"),
+    "one image": (x[:1], "got 1 "),
+    "constant": (torch.full_like(x, 0.3), "want finite images that differ"),
+    "black": (0 * x, "of mean variance 0, want finite images that differ"),
+    "nan": (x * float("nan"), "of mean variance nan"),
+}
+
+
+@pytest.mark.parametrize("x, message", NO_DATA.values(), ids=NO_DATA)
+@pytest.mark.parametrize("schedule, rank, kind", CASES.values(), ids=CASES)
+def test_data_without_a_law_are_refused(x, message, schedule, rank, kind):
+    with pytest.raises(ValueError, match=message) as caught:
+        fit_law(LinearDiffusion(vp(), schedule), pixel, x, rank)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:got 2 images")
+@pytest.mark.parametrize("schedule, rank, kind", CASES.values(), ids=CASES)
+def test_two_images_have_a_positive_law(schedule, rank, kind):
+    "However little a covariance of so few images is shrunk."
+    law = fit_law(LinearDiffusion(vp(), schedule), pixel, x[:2], rank)
+    values = torch.linalg.eigvalsh(law.covariance_matrix())
+    assert values.min() > 1e-10 * law.mean_variance
+
+
 def test_fewer_images_than_dimensions():
     "One line of warning, and a law that is positive."
     d = LinearDiffusion(vp(), steady)
@@ -269,8 +298,14 @@ def test_fewer_images_than_dimensions():
 
 REFUSED = {
     "tensor": (dict(x=[1, 2]), "data x of type list"),
-    "shape": (dict(x=x[:, :, :4]), "the model wants \\(n ≥ 1, 1, 8, 8\\)"),
-    "empty": (dict(x=x[:0]), "the model wants"),
+    "array": (dict(x=x.numpy()), "data x of type ndarray"),
+    "bytes": (dict(x=denormalise(x)), "torch.uint8, want floating .*data.normalise"),
+    "shape": (dict(x=x[:, :, :4]), "the basis wants \\(n ≥ 1, 1, 8, 8\\)"),
+    "empty": (dict(x=x[:0]), "the basis wants"),
+    "plan": (dict(plan=5), "got a plan of type int, want e.g. Training"),
+    "schedule": (dict(schedule=steady), "schedule of type LinearBeta, want a Family"),
+    "null": (dict(labels=torch.full((len(x),), 10)), "10 to 10, want 0 to 9"),
+    "bool": (dict(labels=data.labels > 4), "torch.bool, want integers"),
     "label": (dict(labels=data.labels + 5), "got labels 5 to 14, want 0 to 9"),
     "number": (dict(labels=data.labels[:3]), f"each of {len(x)} images"),
     "folder": (dict(resume=True), "resume needs `out`"),
