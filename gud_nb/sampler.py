@@ -620,7 +620,8 @@ def sample(
     broken, past = torch.full((), -1, device=z.device), []
     for i, ((c, here, there), xi) in enumerate(run):
         z = sampler.update(c, here, there, z, xi, past)
-        broken = torch.where((broken < 0) & ~z.isfinite().all(), i, broken)
+        total = z.sum(dtype=torch.promote_types(z.dtype, torch.float32))
+        broken = torch.where((broken < 0) & ~total.isfinite(), i, broken)
         if not z.is_cuda:
             _sound(z, grid.times, broken)
         if callback:
