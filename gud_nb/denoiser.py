@@ -549,6 +549,46 @@ def variance(self: Dense, R, factor=None):
         out.append(r * (1 - inverse.diagonal()).clamp(min=0))
     return torch.stack(out).reshape(-1, *self.shape)
 
+# %% ../nbs/06_denoiser.ipynb #8bj4le1o
+@patch(as_prop=True)
+def spectral(self: Dense) -> Spectral:  # the same law
+    "The law by its spectrum: the eigenvectors of a (d, d) matrix, computed anew."
+    values, vectors = torch.linalg.eigh(self.covariance)
+    return Spectral(self.mean, values.clamp(min=0), vectors)
+
+
+@patch(as_prop=True)
+def axis_variances(self: Spectral) -> Tensor:  # (r,), or (r + d,) if axes are left
+    "Variance along each of the axes of `to_axes`."
+    V = self.vectors
+    left = torch.full((0 if V.shape[0] == V.shape[1] else V.shape[0],), self.rest)
+    return torch.cat([self.variances, left.double()])
+
+
+@patch
+def to_axes(
+    self: Spectral,
+    v: Tensor,  # (batch, *comp)
+) -> Tensor:  # (batch, r), or (batch, r + d)
+    "Along the eigenvectors; behind that, what is orthogonal to all of them."
+    V, flat = self._vectors.like(v), v.flatten(1)
+    along = flat @ V
+    if V.shape[0] == V.shape[1]:
+        return along
+    return torch.cat([along, flat - along @ V.mT], 1)
+
+
+@patch
+def from_axes(
+    self: Spectral,
+    a: Tensor,  # (batch, r), or (batch, r + d)
+) -> Tensor:  # (batch, *comp)
+    "The way back."
+    V = self._vectors.like(a)
+    along, left = a.split([V.shape[1], a.shape[1] - V.shape[1]], 1)
+    flat = along @ V.mT
+    return (flat if left.shape[1] == 0 else flat + left).reshape(-1, *self.shape)
+
 # %% ../nbs/06_denoiser.ipynb #e7mwwcbl
 @dataclass(frozen=True, eq=False)
 class LowRank(Gaussian):
