@@ -33,6 +33,7 @@ class Sampler:
     extra: int  # evaluations of a whole run beyond those of its steps
     memory: int  # earlier predictions that a step uses
     order: int  # of convergence: weak where there is noise
+    rises = False  # whether times may rise from one step to the next (notebook 08d)
 
     def __init_subclass__(cls):
         super().__init_subclass__()
@@ -508,18 +509,19 @@ def default_grid(
     return fastest(diffusion.schedule, n)
 
 # %% ../nbs/08_sampler.ipynb #080021
-def _ticks(times) -> Tensor:
-    "A grid, checked, float64 on the CPU."
+def _ticks(times, rises: bool = False) -> Tensor:
+    "A grid, or a path that may rise, checked, float64 on the CPU."
     require(
         not isinstance(times, int),
         f"got times={times}, want a grid: uniform({times}) or quadratic({times})",
     )
     times = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
-    ok = times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())
+    ok = times.ndim == 1 and len(times) > 1
+    moves = (times.diff() != 0) if rises else (times.diff() < 0)
     require(
-        ok and bool((times > 0).all()) and bool((times <= 1).all()),
-        "times must fall, within (0, 1], and be at least two: "
-        f"got {times.flatten().tolist()[:6]}",
+        ok and bool(((times > 0) & (times <= 1)).all()) and bool(moves.all()),
+        f"times must {'fall or rise' if rises else 'fall'}, within (0, 1], and be at "
+        f"least two: got {times.flatten().tolist()[:6]}",
     )
     return times
 
@@ -609,8 +611,8 @@ def sample(
 ) -> Tensor:  # (batch, k, *comp)
     "Run a sampler from `times[0]` down to `times[-1]`, and to 0 if `final`."
     _same_device(generator, z)
-    grid = Grid(diffusion, _ticks(times), z)
-    plan, last = prepare(_sampler(sampler), grid, score), _last(grid) if final else None
+    grid = Grid(diffusion, _ticks(times, _sampler(sampler).rises), z)
+    plan, last = prepare(sampler, grid, score), _last(grid) if final else None
     run = zip(plan, _draws(sampler, z, len(plan), noise, generator))
     if progress:
         from tqdm.auto import tqdm
@@ -688,7 +690,7 @@ def propagate(
     units = torch.eye(n, dtype=torch.float64).reshape(n, k, *ones).expand(n, k, *comp)
     zeros = torch.zeros_like(units)
     z = torch.cat([zeros[:1], units, *[zeros] * draws])
-    times = _ticks(times)
+    times = _ticks(times, sampler.rises)
     plan, past = prepare(sampler, Grid(diffusion, times, z), score), []
     if C is None:
         C = _prior_covariance(diffusion, z[:1], times[0].item(), joint)
