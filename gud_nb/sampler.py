@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'sscs', 'ddim', 'exponential_heun', 'Sampler', 'Grid', 'Local',
            'EulerMaruyama', 'FlowEuler', 'Heun', 'analytic_step', 'SSCS', 'DDIM', 'ExponentialHeun', 'uniform',
-           'quadratic', 'even_log_snr', 'edm', 'fastest', 'default_grid', 'prepare', 'denoise', 'sample', 'evaluations',
-           'Trajectory', 'propagate', 'marginal_covariance', 'measure_order']
+           'quadratic', 'even_log_snr', 'level_time', 'edm', 'fastest', 'default_grid', 'prepare', 'denoise', 'sample',
+           'evaluations', 'Trajectory', 'propagate', 'marginal_covariance', 'measure_order']
 
 # %% ../nbs/08_sampler.ipynb #080002
 from dataclasses import dataclass
@@ -70,6 +70,29 @@ class Sampler:
 def _fields(cls) -> dict:
     "The annotated names of a class."
     return vars(cls).get("__annotations__", {})
+
+# %% ../nbs/08_sampler.ipynb #jjtibjt5
+@patch
+def last(
+    self: Sampler,
+    grid: "Grid",  # the times
+) -> tuple:  # of tensors (1, ...), float64, in state layout
+    "Coefficients of the end of a run: of the denoising step, unless a class has more."
+    t, r = grid.times[-1:], grid.recipe
+    step = grid.matrices(t) * grid.diffusion.beta(t, grid.like)[..., None, None]
+    return _eye(grid) - state_layout(step * r.A / 2), state_layout(step * r.D)
+
+
+@patch
+def finish(
+    self: Sampler,
+    c: tuple,  # what `last` has computed
+    there: "Local",  # score, posterior mean and noise at the last time
+    z: Tensor,  # (batch, k, *comp) state there
+    past: list,  # predictions of earlier steps, newest first
+) -> Tensor:  # (batch, k, *comp), the position at t = 0
+    "From the last time to the data, by one more evaluation and without noise."
+    return act(c[1], there.score(z), act(c[0], z))
 
 # %% ../nbs/08_sampler.ipynb #tdnsxyqh
 @dataclass(frozen=True, eq=False)
@@ -451,16 +474,40 @@ def even_log_snr(
     return torch.cat([torch.where(number == 0, knots[part], high), knots[-1:]])
 
 # %% ../nbs/08_sampler.ipynb #080015
+def level_time(
+    source: Schedule | LinearDiffusion,  # as for `even_log_snr`
+    sigma: float,  # noise level $e^{-λ/2}$, > 0; for VP it is σ/α
+) -> float:  # in (0, 1)
+    "The time at which the noise level, averaged in its logarithm, is sigma."
+    require(sigma > 0, f"want a noise level > 0: got {sigma}")
+    ends = torch.tensor([1e-9, 1.0], dtype=torch.float64)
+    goal = torch.tensor([2 * log(sigma)], dtype=torch.float64)
+    found = _reach(source, goal, ends[:1], ends[1:])
+    near, *whole = (_level(source, torch.cat([found, ends])) / 2).exp().tolist()
+    require(
+        abs(near / sigma - 1) < 1e-3,
+        f"got the noise level {sigma:.4g}, want one that is reached: "
+        f"from {whole[0]:.4g} to {whole[1]:.4g}",
+    )
+    return found.item()
+
+# %% ../nbs/08_sampler.ipynb #n91woppe
 def edm(
     source: Schedule | LinearDiffusion,  # as for `even_log_snr`
     n: int,  # number of steps
     eps: float = 1e-3,  # last time, in (0, 1)
     rho: float = 7.0,  # ≥ 1; larger: more steps near the data
-) -> Tensor:  # (n+1,) from 1 down to eps, float64
+    *,
+    sigma_min: float | None = None,  # last noise level, instead of eps
+    sigma_max: float | None = None,  # first noise level; None: that of t = 1
+) -> Tensor:  # (n+1,) from 1, or where sigma_max is, down to eps, float64
     "Equal steps in the noise level to the power 1/ρ (Karras et al. 2022, eq 5)."
+    eps = eps if sigma_min is None else level_time(source, sigma_min)
+    start = 1.0 if sigma_max is None else level_time(source, sigma_max)
     _range(n, eps)
     require(rho >= 1, f"rho must be ≥ 1: got {rho}")
-    ends = torch.tensor([1.0, eps], dtype=torch.float64)
+    require(start > eps, f"want sigma_max above the last level: got {sigma_max}")
+    ends = torch.tensor([start, eps], dtype=torch.float64)
     level = _level(source, ends)
     _finite(level, eps)
     top, end = torch.exp(level / (2 * rho))
@@ -576,14 +623,6 @@ def denoise(
     return z - float(t) * diffusion.reverse_drift(z, score(z, t), t)
 
 
-def _last(grid: Grid) -> tuple[Tensor, Tensor]:
-    "The coefficients of that step."
-    t, r = grid.times[-1:], grid.recipe
-    step = grid.matrices(t) * grid.diffusion.beta(t, grid.like)[..., None, None]
-    A = _eye(grid) - state_layout(step * r.A / 2)
-    return A.to(grid.like), state_layout(step * r.D).to(grid.like)
-
-
 def _sound(z: Tensor, times: Tensor, broken: Tensor):
     "Complain of the first state that was not finite."
     i = int(broken)
@@ -612,7 +651,8 @@ def sample(
     "Run a sampler from `times[0]` down to `times[-1]`, and to 0 if `final`."
     _same_device(generator, z)
     grid = Grid(diffusion, _ticks(times, _sampler(sampler).rises), z)
-    plan, last = prepare(sampler, grid, score), _last(grid) if final else None
+    plan = prepare(sampler, grid, score)
+    last = tuple(c.to(z) for c in sampler.last(grid)) if final else ()
     run = zip(plan, _draws(sampler, z, len(plan), noise, generator))
     if progress:
         from tqdm.auto import tqdm
@@ -629,7 +669,7 @@ def sample(
         if callback:
             callback(i, there.t, z)
     if final:
-        z = act(last[1], there.score(z), act(last[0], z))
+        z = sampler.finish(last, there, z, past)
     _sound(z, grid.times, broken)
     return z
 
