@@ -70,12 +70,16 @@ class _Nodes:
         return (self.rule[1] @ v.flatten(1)).reshape(v.shape)
 
 # %% ../nbs/08b_integrators.ipynb #p0qccaa0
-def _in_parts(f, grid: Grid) -> list[Tensor]:
-    "The tensors f(steps) of all steps, of few at a time where components are many."
-    size, n = prod(grid.frames.T.shape[1:]), len(grid.t)
+def _in_parts(f, n: int, size: int) -> list[Tensor]:
+    "The tensors f(steps) of n steps, of few at a time where each has a large size."
     few = max(1, 2**19 // (20 * size))
-    parts = [f(slice(i, i + few)) for i in range(0, n, few)]
+    parts = [f(slice(i, min(i + few, n))) for i in range(0, n, few)]
     return [torch.cat(v) for v in zip(*parts)]
+
+
+def _all_steps(f, grid: Grid) -> list[Tensor]:
+    "The tensors f(steps) of all steps of a grid."
+    return _in_parts(f, len(grid.t), prod(grid.frames.T.shape[1:]))
 
 # %% ../nbs/08b_integrators.ipynb #a8ixvdte
 def _earlier(v: Tensor, j: int) -> Tensor:
@@ -192,7 +196,7 @@ class DPMSolver(Multistep):
             some = ([v[steps] for v in values] for values in (points, gone))
             return _data_weights(grid, steps, *some)
 
-        table = [grid.after.T @ grid.before.inverse, *_in_parts(weights, grid)]
+        table = [grid.after.T @ grid.before.inverse, *_all_steps(weights, grid)]
         if self.order == 3:
             later = _data_weights(grid, slice(0, 1), *_ends(x))[1]
             table += [_for_all(v, grid) for v in (-later, later)]
@@ -245,29 +249,23 @@ def _exponential_weights(end: Tensor, points: list, gone: list) -> list[Tensor]:
     return out
 
 # %% ../nbs/08b_integrators.ipynb #080009
-def _data_weights(
-    grid: Grid, steps: slice, points: list, gone: list, rate: float | Tensor = 0.0
-) -> list[Tensor]:
-    "$T_s e^{-r x_s}∫ℓ_j d(e^{rx}w)$ (n, ..., k, 1): polynomials through the points."
+def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Tensor]:
+    "$T_s∫ℓ_j dw$ (n, ..., k, 1): polynomials through the points."
     here, there = grid.before[steps], grid.after[steps]
     first, last = here.log_snr / 2, there.log_snr / 2
-    fade = torch.exp(-rate * (last - first))[..., None]
     if grid.recipe.k == 1:  # w = e^x, and the integrals have a closed form
-        faster = [first + (1 + rate) * (p - first) for p in points]
-        end = first + (1 + rate) * (last - first)
-        own = _exponential_weights(end, faster, gone)
-        return [there.T * (fade * here.w * v[..., None])[..., None] for v in own]
+        own = _exponential_weights(last, points, gone)
+        return [there.T * (here.w * v[..., None])[..., None] for v in own]
     out = [there.w * ell[..., None] for ell in _lagrange(last, points, gone)]
-    out[0] = out[0] - fade * here.w
+    out[0] = out[0] - here.w
     if len(points) > 1:
         nodes = _Nodes(grid.B[:-1][steps], grid.B[1:][steps])
         f, G = nodes.frames(grid), grid.recipe.on(grid.B.device).G
         pull = (f.inverse @ G).mT @ f.w[..., None]
         snr = f.w.square().sum(-1)
-        x, way = snr.log() / 2, -pull.square().sum((-2, -1)) / (2 * snr) * nodes.dB
-        faded = f.w * torch.exp(-rate * (last - x))[..., None]
-        slopes = _lagrange_slope(x, points, gone)
-        moves = [nodes.total((d * way)[..., None] * faded) for d in slopes]
+        way = -pull.square().sum((-2, -1)) / (2 * snr) * nodes.dB
+        slopes = _lagrange_slope(snr.log() / 2, points, gone)
+        moves = [nodes.total((d * way)[..., None] * f.w) for d in slopes]
         out = [v - move for v, move in zip(out, moves)]
     return [there.T @ v[..., None] for v in out]
 
@@ -379,7 +377,7 @@ class DEIS(Multistep):
             some = ([v[steps] for v in values] for values in (points, gone))
             return _noise_weights(grid, steps, *some)
 
-        *earlier, turn = _in_parts(weights, grid)
+        *earlier, turn = _all_steps(weights, grid)
         table = [grid.after.Phi[..., :1], grid.after.T @ turn - sum(earlier)]
         along = torch.eye(grid.recipe.k).to(turn)
         for j, M in enumerate(earlier, 1):  # the noise of then, turned along since
@@ -628,7 +626,7 @@ class Conjugate(Sampler):
             back = expm(-change * h)
             return back @ (eye + L * h), back @ _push(grid, change, first, first, last)
 
-        return tuple(map(state_layout, _in_parts(maps, grid)))
+        return tuple(map(state_layout, _all_steps(maps, grid)))
 
     def update(self, c, here, there, z, noise, past):
         M, N = c
@@ -676,7 +674,7 @@ class ConjugateSplitting(Sampler):
             one = position * whole + (1 - position) * half
             return ahead, ahead @ one, ahead @ ((1 - position) * rest)
 
-        return tuple(map(state_layout, _in_parts(maps, grid)))
+        return tuple(map(state_layout, _all_steps(maps, grid)))
 
     def update(self, c, here, there, z, noise, past):
         ahead, one, two = c

@@ -92,6 +92,23 @@ def update(self: Rising, c, here, there, z, noise, past):
     past.clear()
     return act(L, noise if self.noises == 1 else noise[0], act(Phi, z))
 
+# %% ../nbs/08d_paths.ipynb #xey2e6dn
+@patch
+def last(self: Rising, grid: Grid):
+    a, b = _stretches(grid.times)[-1]
+    require(
+        b == len(grid.times) - 1,
+        "got a path that ends with a rise, want one that ends falling: "
+        "or final=False, without a denoising step",
+    )
+    part = Grid(grid.diffusion, grid.times[a:], grid.like)
+    return self.sampler.last(part)
+
+
+@patch
+def finish(self: Rising, c, there, z, past):
+    return self.sampler.finish(c, there, z, past)
+
 # %% ../nbs/08d_paths.ipynb #20uw41jk
 def path_evaluations(
     sampler: Sampler,  # whose steps are counted, in `Rising` or not
