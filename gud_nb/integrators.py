@@ -97,6 +97,11 @@ def _past(x: Tensor, order: int, share: float) -> tuple[list[Tensor], list[Tenso
         gone.append((number < j) | ((p - q).abs() <= least))
     return points, gone
 
+
+def _calm(gone: list[Tensor], growth: Tensor) -> list[Tensor]:
+    "Without third predictions where the integrand's logarithm grows by more than 1."
+    return [g if j < 2 else g | (growth > 1) for j, g in enumerate(gone)]
+
 # %% ../nbs/08b_integrators.ipynb #tvf9178u
 def _factors(x: Tensor, points: list, gone: list, j: int) -> list[tuple]:
     "The factors of the basis polynomial of point j at x, and their slopes."
@@ -191,6 +196,7 @@ class DPMSolver(Multistep):
     def coefficients(self, grid):
         x = grid.frames.log_snr / 2
         points, gone = _past(x, self.order, 0.1)
+        gone = _calm(gone, x.diff(dim=0))
 
         def weights(steps):
             some = ([v[steps] for v in values] for values in (points, gone))
