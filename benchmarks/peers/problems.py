@@ -1,30 +1,26 @@
 """What is sampled: laws with known denoisers, a trained model, and their processes."""
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from gud_nb.basis import moments
+from gud_nb.data import cifar10
 from gud_nb.denoiser import Independent, Law, Mixture
-from gud_nb.diffusion import LinearDiffusion
+from gud_nb.diffusion import LinearDiffusion, hsm
+from gud_nb.recipe import psld, vp
+from gud_nb.schedule import LinearBeta
 from gud_nb.train import from_pretrained
 
 
-def _study():
-    "The study of our samplers, whose processes and spectrum these are."
-    path = Path(__file__).resolve().parents[2] / "studies" / "samplers.py"
-    spec = importlib.util.spec_from_file_location("study_of_samplers", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-STUDY = _study()
-PROCESSES = STUDY.processes()  # VP: LinearBeta(); PSLD: LinearBeta(8, 8) with hsm
+# each on the schedule of its paper
+PROCESSES = {
+    "VP": LinearDiffusion(vp(), LinearBeta()),
+    "PSLD": LinearDiffusion(psld(), LinearBeta(8.0, 8.0), Sigma0=hsm(psld())),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,14 @@ class Problem:
         return math.exp(-self.diffusion.log_snr(t, one).mean().item() / 2)
 
 
+def cifar_spectrum(
+    n: int = 20_000,  # images
+) -> Tensor:  # (3072,) falling
+    "Variances of the principal components of CIFAR-10."
+    covariance = moments(cifar10(train=True).x[:n])[1]
+    return torch.linalg.eigvalsh(covariance).flip(0).clamp(min=1e-6)
+
+
 def power_law(
     n: int = 32,  # pixels of a side
 ) -> Tensor:  # (n²,) falling
@@ -76,7 +80,7 @@ def ring(
     return Mixture(means, scale**2)
 
 
-SPECTRA = {"CIFAR-10": STUDY.cifar_spectrum, "power law": power_law}
+SPECTRA = {"CIFAR-10": cifar_spectrum, "power law": power_law}
 
 
 def gaussian(

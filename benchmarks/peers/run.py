@@ -9,7 +9,7 @@
 
 `gaussian` is exact: the 2-Wasserstein distance of the samples' law from that of normal
 data, over the size of the data, without a draw. `mixture` compares 4000 samples with
-as many fresh draws: sliced 2-Wasserstein and energy distance. `trained` compares images
+the shape of the members, and with as many fresh draws. `trained` compares images
 of a shipped model with the training images: Fréchet and energy distance of features.
 First states have the exact law of the noised data (of a trained model: of its normal
 law), so that what is measured is the sampler.
@@ -34,12 +34,15 @@ from solvers import RandomRun, Solver, UnitRun, solvers, steps_for
 from torch import Tensor
 
 from gud_nb.data import fashion_mnist
+from gud_nb.denoiser import Mixture
 from gud_nb.evaluate import energy_distance, feature_extractor, measure
 
 HERE = Path(__file__).resolve().parent
-WHAT = {"gaussian": "distance", "mixture": "sliced", "trained": "frechet"}
+WHAT = [("gaussian", "distance"), ("mixture", "within"), ("mixture", "sliced")]
+WHAT += [("trained", "frechet")]
 BUDGETS = {"gaussian": [5, 10, 20, 50], "mixture": [5, 10, 20, 50]}
 BUDGETS |= {"trained": [10, 20, 50], "table": [5, 10, 20, 50]}
+FOUND = "within sliced energy".split()  # figures of a row of `mixture`
 KEY = "library solver grid law process evaluations n images seed".split()
 # what `trained` runs where nothing is named: (library, solver, grid)
 SELECTED = [
@@ -211,6 +214,26 @@ def sliced(
     return (a - b).square().mean().sqrt().item()
 
 
+def within(
+    x: Tensor,  # (n, 2)
+    law: Mixture,  # of members far apart and of equal size, around 0
+) -> float:  # ≥ 0, in units of the members' standard deviation
+    """2-Wasserstein distance of the members' shape: radially and across, rms.
+
+    Every point counts for the nearest member, as far as it is from its mean. How many
+    points a member has is of no consequence, and so neither is the luck of the draw.
+    """
+    means, scale = law.means.double(), law.variances.double().max().sqrt()
+    near = means[torch.cdist(x.double(), means).argmin(1)]
+    radial = near / near.norm(dim=1, keepdim=True)
+    across = torch.stack([-radial[:, 1], radial[:, 0]], 1)
+    off = (x.double() - near) / scale
+    found = torch.stack([(off * v).sum(1) for v in (radial, across)], 1).sort(0).values
+    i = (torch.arange(len(x), dtype=torch.float64) + 0.5) / len(x)
+    normal = torch.special.ndtri(i)[:, None]
+    return (found - normal).square().mean().sqrt().item()
+
+
 def mixture(
     table: Table,  # what is asked for
 ):
@@ -261,7 +284,7 @@ def compare(
     if not table.missing(row):
         return
     run = RandomRun(problem, table.a.samples, torch.Generator().manual_seed(seed))
-    began, found = time.process_time(), dict(sliced=math.nan, energy=math.nan)
+    began, found = time.process_time(), dict.fromkeys(FOUND, math.nan)
     try:
         x = solver(run, steps)
     except ValueError as error:
@@ -269,6 +292,7 @@ def compare(
         x = torch.full_like(fresh, math.nan)
     spent = time.process_time() - began
     if bool(x.isfinite().all()):
+        found["within"] = within(x, problem.law)
         found["sliced"] = sliced(x, fresh)
         found["energy"] = float(energy_distance(x, fresh))
     figures = {k: row.pop(k) for k in ("n", "seed")}
@@ -344,7 +368,7 @@ def table(
     a: argparse.Namespace,  # out, budgets
 ):
     "Print the best of each library at each budget."
-    for what, figure in WHAT.items():
+    for what, figure in WHAT:
         groups = defaultdict(lambda: defaultdict(list))
         for row in stored(what, a.out):
             groups[row["law"], row["process"]][row["library"]].append(row)
@@ -361,7 +385,7 @@ def arguments() -> argparse.Namespace:
     "What is asked for on the command line."
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    p.add_argument("what", choices=[*WHAT, "table"])
+    p.add_argument("what", choices=["gaussian", "mixture", "trained", "table"])
     several = dict(nargs="+", metavar="NAME")
     p.add_argument("--peers", **several, help="of these libraries alone")
     p.add_argument("--solvers", **several, help="these alone, in this order")
