@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -259,7 +260,34 @@ def _in_place_of(module, name: str, value):
         setattr(module, name, old)
 
 
+def _bare(name: str, folder: Path):
+    "Make a package importable without what its __init__ would import."
+    if name not in sys.modules:
+        sys.modules[name] = package = ModuleType(name)
+        package.__path__ = [str(folder)]
+
+
+def _stand_ins():
+    "Empty modules for what is imported and not used here, where it is not installed."
+    vision = ("torchvision", "torchvision.transforms")
+    for name in (*vision, f"{vision[1]}.functional", "PIL", "PIL.Image"):
+        try:
+            import_module(name)
+        except ImportError:
+            sys.modules[name] = ModuleType(name)
+
+
 # ------------------------------------------------------------------------- k-diffusion
+def _sampling():
+    "The module `k_diffusion.sampling`."
+    found = find_spec("k_diffusion")
+    if found is None:
+        raise ImportError("k-diffusion is not installed: see requirements.txt")
+    _bare("k_diffusion", Path(found.submodule_search_locations[0]))
+    _stand_ins()
+    return import_module("k_diffusion.sampling")
+
+
 class Brownian:
     "Increments of one Brownian motion in σ, as k-diffusion takes them from its tree."
 
@@ -295,8 +323,7 @@ def k_diffusion(
     levels: Callable,  # (problem, n) -> σ/α, 0 at the end
 ) -> Tensor:  # (batch, *comp)
     "A function `sample_...` of k-diffusion."
-    from k_diffusion import sampling
-
+    sampling = _sampling()
     sigmas = levels(run.problem, n).double()
     x = run.start(sigmas[0])
     function = getattr(sampling, f"sample_{solver}")
@@ -310,21 +337,15 @@ def k_diffusion(
 
 
 def _karras(problem: Problem, n: int, low: float, high: float | None) -> Tensor:
-    from k_diffusion.sampling import get_sigmas_karras
-
-    return get_sigmas_karras(n, low, high or problem.sigma(1.0))
+    return _sampling().get_sigmas_karras(n, low, high or problem.sigma(1.0))
 
 
 def _even(problem: Problem, n: int, low: float, high: float | None) -> Tensor:
-    from k_diffusion.sampling import get_sigmas_exponential
-
-    return get_sigmas_exponential(n, low, high or problem.sigma(1.0))
+    return _sampling().get_sigmas_exponential(n, low, high or problem.sigma(1.0))
 
 
 def _vp(problem: Problem, n: int) -> Tensor:
-    from k_diffusion.sampling import get_sigmas_vp
-
-    return get_sigmas_vp(n)
+    return _sampling().get_sigmas_vp(n)
 
 
 AT_1E3 = 0.0104859928  # σ/α of VP at t = 1e-3
@@ -481,14 +502,9 @@ def _released(path: Path) -> tuple:
     "The classes of the released code: the process, and its samplers by name."
     if str(path / "main") not in sys.path:
         sys.path.insert(0, str(path / "main"))
-        for name in ("models", "samplers"):  # without what their __init__ would import
-            sys.modules[name] = package = ModuleType(name)
-            package.__path__ = [str(path / "main" / name)]
-    for name in ("torchvision", "torchvision.transforms", "PIL", "PIL.Image"):
-        try:
-            import_module(name)
-        except ImportError:
-            sys.modules[name] = ModuleType(name)
+    for name in ("models", "samplers"):
+        _bare(name, path / "main" / name)
+    _stand_ins()
     process, samplers = import_module("models.sde.psld"), import_module("samplers.sde")
     kinds = {"EM": samplers.EulerMaruyamaSampler, "SSCS": samplers.SSCSSampler}
     return process.PSLD, kinds
