@@ -548,11 +548,11 @@ def _rises(source: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
 
 def default_grid(
     diffusion: LinearDiffusion,  # the process
-    n: int = 25,  # number of steps
+    n: int = 24,  # number of steps
 ) -> Tensor:  # (n+1,) from 1 down, float64
-    "`quadratic` for one schedule, `fastest` for a schedule per component."
+    "`edm` for one schedule, `fastest` for a schedule per component."
     if diffusion.is_scalar:
-        return quadratic(n)
+        return edm(diffusion, n)
     return fastest(diffusion.schedule, n)
 
 # %% ../nbs/08_sampler.ipynb #080021

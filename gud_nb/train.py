@@ -25,6 +25,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/12_train.ipynb #4iikhd0k
+from .adams import default_sampler
 from .basis import Basis, component_moments
 from gud_nb.core import (
     Const,
@@ -56,7 +57,7 @@ from gud_nb.loss import (
     spread_times,
 )
 from .loss import snr_times as _snr_times
-from .sampler import Sampler, default_grid, exponential_heun
+from .sampler import Sampler, default_grid
 from .sampler import sample as _sample
 from .schedule import Family, Schedule
 
@@ -545,8 +546,8 @@ def prior(
 def sample(
     self: DiffusionModel,
     n: int,  # number of samples
-    sampler: Sampler = exponential_heun,  # of notebook 08 or 08b
-    times: Tensor | None = None,  # grid from 1 down; None: `default_grid`, 25 steps
+    sampler: Sampler = default_sampler,  # of notebooks 08 to 08d
+    times: Tensor | None = None,  # grid from 1 down; None: `default_grid`, 24 steps
     generator: torch.Generator | None = None,  # on the model's device
     *,
     labels: int | Tensor | None = None,  # one class, or (n,); None: all
