@@ -3,14 +3,14 @@
     GUD_DATA=folder python studies/samplers.py gaussian
     GUD_DATA=folder python studies/samplers.py vp
     GUD_DATA=folder python studies/samplers.py psld
-    GUD_DATA=folder python studies/samplers.py psld --budgets 25 \\
-        --samplers "DEIS(2)" "DEIS(3)" --grids all
+    GUD_DATA=folder python studies/samplers.py gud --images 2000 --seeds 0 1 2 \\
+        --budgets 10 25 --samplers "SDE 2M" "UniPC 2" --grids fastest
 
 `gaussian` propagates Gaussian data with the covariance of CIFAR-10 exactly, without a
-draw; `vp` and `psld` sample with the models that ship with the package. Every sampler
-spends the same number of evaluations; for the models the final denoising step is one
-of them. Rows are appended to samplers_<what>.csv in the folder `--out`, and rows that
-are there already are not computed again. A short try:
+draw; `vp`, `psld` and `gud` sample with the models of Fashion-MNIST that ship with the
+package. Every sampler spends the same number of evaluations; for the models the final
+denoising step is one of them. Rows are appended to samplers_<what>.csv in the folder
+`--out`, and rows that are there already are not computed again. A short try:
 
     GUD_DATA=folder python studies/samplers.py vp --out /tmp/try --images 20 \\
         --budgets 5 --samplers DDIM
@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gud_nb.adams import ExponentialAdams, sde_dpm_solver, unipc
 from gud_nb.basis import moments
 from gud_nb.data import cifar10, fashion_mnist
 from gud_nb.denoiser import Independent
@@ -41,6 +42,7 @@ from gud_nb.sampler import (
     evaluations,
     even_log_snr,
     exponential_heun,
+    fastest,
     flow_euler,
     heun,
     quadratic,
@@ -64,8 +66,11 @@ SAMPLERS = {
     "DPMSolver(3)": DPMSolver(3),
     "DEIS(2)": DEIS(2),
     "DEIS(3)": DEIS(3),
+    "UniPC 2": unipc(2),
+    "noise 3": ExponentialAdams(3, law=math.inf),
+    "SDE 2M": sde_dpm_solver(2),
 }
-GRIDS = ("quadratic", "even_log_snr", "even_log_snr of the schedule", "edm")
+GRIDS = "quadratic", "even_log_snr", "even_log_snr of the schedule", "edm", "fastest"
 ENDS = {"": 1e-3, " 1e-4": 1e-4}  # the last time, by what is written behind a grid
 EXACT = dict(model=str, sampler=str, grid=str, evaluations=int, distance=float)
 DRAWN = dict(model=str, sampler=str, grid=str, evaluations=int, frechet=float)
@@ -84,8 +89,10 @@ def make_grid(
     eps = ENDS[name.removeprefix(bare)]
     if bare == "quadratic":
         return quadratic(n, eps)
-    if bare == "edm":
-        return edm(diffusion, n, eps)
+    if bare in ("edm", "fastest"):
+        make = edm if bare == "edm" else fastest
+        scalar = bare == "edm" or diffusion.is_scalar
+        return make(diffusion if scalar else diffusion.schedule, n, eps)
     whole = bare == "even_log_snr"
     return even_log_snr(diffusion if whole else diffusion.schedule, n, eps)
 
@@ -100,7 +107,7 @@ def usual_grids(name: str) -> list[str]:
 
 
 def stored(
-    what: str,  # gaussian, vp or psld
+    what: str,  # gaussian, vp, psld or gud
     folder: Path | str = HERE,  # where samplers_<what>.csv is
 ) -> list[dict]:  # [] where there is none
     "Rows that were measured, as numbers, with the names of grids as they are now."
@@ -134,7 +141,7 @@ def store(what: str, folder: Path, row: dict):
 
 def key(row: dict) -> tuple:
     "What tells rows apart."
-    names = ("model", "sampler", "grid", "evaluations", "seed")
+    names = ("model", "sampler", "grid", "evaluations", "seed", "images")
     return tuple(row[k] for k in names if k in row)
 
 
@@ -186,7 +193,7 @@ def _combinations(names: list, budgets: list, grids: list) -> list[tuple]:
 
 
 def trained(
-    what: str,  # vp or psld
+    what: str,  # vp, psld or gud
     a: argparse.Namespace,  # images, budgets, samplers, grids, seed
     done: set,  # keys of rows that are not wanted
     keep: Callable,  # called with every row
@@ -207,38 +214,41 @@ def trained(
                 splits = isinstance(sampler, Splitting)
                 if n < 1 or (splits and d.k == 1):
                     continue
-                if key(row | dict(seed=a.seed)) in done:
-                    continue
-                began = time.process_time()
-                found = distances(model, features, real, sampler, grid, n, a)
-                spent = time.process_time() - began
-                keep(row | found | dict(processor_seconds=spent))
+                for seed in a.seeds:
+                    if key(row | dict(seed=seed, images=a.images)) in done:
+                        continue
+                    how = dict(images=a.images, seed=seed)
+                    began = time.process_time()
+                    found = distances(model, features, real, sampler, grid, n, how)
+                    spent = time.process_time() - began
+                    keep(row | found | how | dict(processor_seconds=spent))
 
 
-def distances(model, features, real: Tensor, sampler, grid: str, n: int, a) -> dict:
+def distances(
+    model, features, real: Tensor, sampler: Sampler, grid: str, n: int, how: dict
+) -> dict:
     "Fréchet and energy distance of one sampler; nan where its states are not finite."
-    g = torch.Generator().manual_seed(a.seed)
+    g = torch.Generator().manual_seed(how["seed"])
     times = make_grid(grid, model.diffusion, n)
-    how = dict(images=a.images, seed=a.seed)
     try:
-        x = model.sample(a.images, sampler, times, g, batch=100)
+        x = model.sample(how["images"], sampler, times, g, batch=100)
     except ValueError as error:
         print(error)
-        return dict(frechet=math.nan, energy=math.nan) | how
+        return dict(frechet=math.nan, energy=math.nan)
     row = measure(grid, features(x.clamp(-1, 1)), real)
-    return {k: float(row[k]) for k in ("frechet", "energy")} | how
+    return {k: float(row[k]) for k in ("frechet", "energy")}
 
 
 def arguments() -> argparse.Namespace:
     "What is asked for on the command line, checked."
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    p.add_argument("what", choices=["gaussian", "vp", "psld"])
+    p.add_argument("what", choices=["gaussian", "vp", "psld", "gud"])
     p.add_argument("--images", type=int, default=500, help="samples for each row")
     p.add_argument("--budgets", type=int, nargs="+", help="numbers of evaluations")
     p.add_argument("--samplers", nargs="+", help="these alone, as the tables name them")
     p.add_argument("--grids", nargs="+", help="instead of the usual; 'all' for every")
-    p.add_argument("--seed", type=int, default=0, help="of the samples")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the samples")
     p.add_argument("--out", type=Path, default=HERE, help="folder of the table")
     a = p.parse_args()
     known = {name + end for end in ENDS for name in GRIDS} | {"all"}
