@@ -136,7 +136,7 @@ def standard_grids(
         if not bool(_level(diffusion, ends).isfinite().all()):
             continue  # no log-SNR to follow
         out[f"even_log_snr, eps={end:g}"] = even_log_snr(diffusion, n, end)
-        for rho in (3.0, 7.0, 20.0):
+        for rho in (3.0, 7.0, 20.0) if n > 1 else ():  # one step: all the same
             out[f"edm, eps={end:g}, rho={rho:g}"] = edm(diffusion, n, end, rho)
         if not diffusion.is_scalar:
             out[f"fastest, eps={end:g}"] = fastest(diffusion, n, end)
