@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -235,14 +236,17 @@ def steps_for(
     problem: Problem,  # whose process it runs on
     budget: int,  # evaluations
 ) -> tuple[int, int, int]:  # steps, evaluations, draws; 0 steps where none will do
-    "The most steps that a budget is enough for."
+    "The most steps that a budget is enough for; says why where none will do."
+    why = "a step takes more"
     for n in range(budget, 0, -1):
         try:
             spent, draws = counted(solver, problem, n)
-        except (ValueError, IndexError, ZeroDivisionError, AssertionError):
-            continue  # too few for this solver
+        except (ValueError, IndexError, ZeroDivisionError, AssertionError) as error:
+            why = f"{type(error).__name__}: {error}"
+            continue  # perhaps too few or too many for this solver
         if spent <= budget:
             return n, spent, draws
+    print(f"{solver.name}, {solver.grid}, none of {budget} steps and less: {why}")
     return 0, 0, 0
 
 
@@ -263,8 +267,15 @@ def _in_place_of(module, name: str, value):
 def _bare(name: str, folder: Path):
     "Make a package importable without what its __init__ would import."
     if name not in sys.modules:
-        sys.modules[name] = package = ModuleType(name)
+        sys.modules[name] = package = _empty(name)
         package.__path__ = [str(folder)]
+
+
+def _empty(name: str) -> ModuleType:
+    "An empty module; `find_spec` wants a spec of every module that there is."
+    module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    return module
 
 
 def _stand_ins():
@@ -274,17 +285,18 @@ def _stand_ins():
         try:
             import_module(name)
         except ImportError:
-            sys.modules[name] = ModuleType(name)
+            sys.modules[name] = _empty(name)
 
 
 # ------------------------------------------------------------------------- k-diffusion
 def _sampling():
     "The module `k_diffusion.sampling`."
-    found = find_spec("k_diffusion")
-    if found is None:
-        raise ImportError("k-diffusion is not installed: see requirements.txt")
-    _bare("k_diffusion", Path(found.submodule_search_locations[0]))
-    _stand_ins()
+    if "k_diffusion" not in sys.modules:
+        found = find_spec("k_diffusion")
+        if found is None:
+            raise ImportError("k-diffusion is not installed: see requirements.txt")
+        _bare("k_diffusion", Path(found.submodule_search_locations[0]))
+        _stand_ins()
     return import_module("k_diffusion.sampling")
 
 
