@@ -512,6 +512,8 @@ def edm(
     _finite(level, eps)
     top, end = torch.exp(level / (2 * rho))
     goal = 2 * rho * (top + (end - top) * torch.arange(1, n) / n).log()
+    if n == 1:
+        return ends
     inner = _reach(source, goal, ends[1].expand(n - 1), ends[0].expand(n - 1))
     return torch.cat([ends[:1], inner, ends[1:]])
 
