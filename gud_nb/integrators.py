@@ -258,7 +258,7 @@ def _exponential_weights(end: Tensor, points: list, gone: list) -> list[Tensor]:
 def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Tensor]:
     "$T_s∫ℓ_j dw$ (n, ..., k, 1): polynomials through the points."
     here, there = grid.before[steps], grid.after[steps]
-    first, last = here.log_snr / 2, there.log_snr / 2
+    last = there.log_snr / 2
     if grid.recipe.k == 1:  # w = e^x, and the integrals have a closed form
         own = _exponential_weights(last, points, gone)
         return [there.T * (here.w * v[..., None])[..., None] for v in own]
