@@ -371,6 +371,8 @@ def table(
     for what, figure in WHAT:
         groups = defaultdict(lambda: defaultdict(list))
         for row in stored(what, a.out):
+            if row["solver"] in (a.without or ()):
+                continue
             groups[row["law"], row["process"]][row["library"]].append(row)
         for (law, process), libraries in groups.items():
             print(f"\n{law}, {process}: {figure}\n")
@@ -391,6 +393,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--solvers", **several, help="these alone, in this order")
     p.add_argument("--grids", **several, help="on these grids alone")
     p.add_argument("--laws", **several, help="of gaussian: with these spectra alone")
+    p.add_argument("--without", **several, help="of table: these solvers left out")
     p.add_argument("--budgets", type=int, nargs="+", help="evaluations (5 10 20 50)")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--samples", type=int, default=4000, help="of mixture")
