@@ -20,16 +20,17 @@ from .integrators import _calm, _earlier, _even, _in_parts, _lagrange, _past
 from .sampler import Grid, Local, Sampler
 
 # %% ../nbs/08c_adams.ipynb #fqzzbaiy
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ExponentialAdams(Sampler):
     "Multistep of the observation, with noise and correction: one evaluation a step."
 
     predictions: int = 2  # that the predictor uses, 1 to 4
-    # strength of noise, ≥ 0: 0 the flow, 1 the reverse SDE; or a function of log-SNRs
+    # strength of noise, 0 to 5: 0 the flow, 1 the reverse SDE of VP; or a function of
+    # log-SNRs, of its value where a step begins
     tau: float | Callable = 0.0
     corrected: bool = False  # make each step again with the prediction at its end
-    # what steps are exact for: a law, or its variance; 0 holds the posterior mean
-    # constant, inf the noise
+    # what steps are exact for: a law (a `LowRank` one by component), or its variance;
+    # 0 holds the posterior mean constant, inf the noise
     law: Gaussian | float = 0.0
 
     evaluations, extra = 1, 0
@@ -57,13 +58,41 @@ class ExponentialAdams(Sampler):
 def _sensible(sampler: ExponentialAdams):
     "Raise unless the arguments make a sampler; a dense law is taken by its spectrum."
     law, tau, n = sampler.law, sampler.tau, sampler.predictions
-    require(n in (1, 2, 3, 4), f"want 1 to 4 predictions: got {n}")
-    ok = callable(tau) or tau >= 0
-    require(ok, f"want tau ≥ 0 or a function of log-SNRs: got {tau}")
-    ok = isinstance(law, Gaussian) or (isinstance(law, (int, float)) and law >= 0)
-    require(ok, f"want a Gaussian law or a variance ≥ 0: got {law}")
+    whole = isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= 4
+    require(whole, f"want 1 to 4 predictions: got {n!r}")
+    ok = callable(tau) or (_number(tau) and 0 <= tau <= 5)
+    require(ok, f"want tau from 0 to 5, or a function of log-SNRs: got {tau!r}")
+    require(
+        isinstance(sampler.corrected, bool),
+        f"want corrected True or False: got {sampler.corrected!r}",
+    )
+    known = isinstance(law, Gaussian)
+    got = law if isinstance(law, (int, float, str)) else type(law).__name__
+    ok = known or (_number(law) and law >= 0)
+    require(ok, f"want a Gaussian law or a variance ≥ 0: got {got!r}")
+    one = n == 1 and not sampler.corrected
+    require(
+        known or law < math.inf or not sampler.noises or one,
+        "got noise with law=inf, want law=0 or the law of the data: what is "
+        "extrapolated would be the noise of the last step",
+    )
     if isinstance(law, Dense):
         object.__setattr__(sampler, "law", law.spectral)
+
+
+def _number(v) -> bool:
+    "Whether it is a plain number."
+    return isinstance(v, (int, float)) and not isinstance(v, bool)
+
+
+@patch
+def __repr__(self: ExponentialAdams) -> str:
+    law = self.law
+    if isinstance(law, Gaussian):
+        law = f"{type(law).__name__} of shape {tuple(law.shape)}"
+    tau = getattr(self.tau, "__name__", self.tau)
+    made = f"{self.predictions}, tau={tau}, corrected={self.corrected}, law={law}"
+    return f"ExponentialAdams({made})"
 
 # %% ../nbs/08c_adams.ipynb #jlzzimnp
 @patch
@@ -76,10 +105,15 @@ def _axes(self: ExponentialAdams, grid: Grid) -> Spectral | None:
 @patch
 def _levels(self: ExponentialAdams, grid: Grid) -> tuple[Tensor, Tensor]:
     "Half the log-SNR (n+1, *axes or 1s), and the variances expected (*axes)."
-    x = grid.frames.log_snr / 2
-    if self._axes(grid):
-        return x.reshape(-1, 1), self.law.axis_variances.to(x)
+    x, comp = grid.frames.log_snr / 2, tuple(grid.like.shape[2:])
     if isinstance(self.law, Gaussian):
+        require(
+            tuple(self.law.shape) == comp,
+            f"got a law of shape {tuple(self.law.shape)}, "
+            f"want that of the components, {comp}",
+        )
+        if self._axes(grid):
+            return x.reshape(-1, 1), self.law.axis_variances.to(x)
         return x, self.law.component_variances.to(x)
     return x, torch.tensor(min(float(self.law), 1e12)).to(x)
 
@@ -88,24 +122,32 @@ def _levels(self: ExponentialAdams, grid: Grid) -> tuple[Tensor, Tensor]:
 def _rate(self: ExponentialAdams, x: Tensor) -> Tensor:
     "τ² at half the log-SNR."
     tau = self.tau(2 * x) if callable(self.tau) else self.tau
-    return torch.as_tensor(tau, dtype=x.dtype, device=x.device) ** 2 + 0 * x
+    tau = torch.as_tensor(tau, dtype=x.dtype, device=x.device)
+    ok = tau.shape in ((), x.shape) and bool(((tau >= 0) & (tau <= 5)).all())
+    require(
+        ok,
+        f"got tau {tuple(tau.shape)} for log-SNRs {tuple(x.shape)}, "
+        "want a number for each, from 0 to 5",
+    )
+    return tau**2 + 0 * x
 
 # %% ../nbs/08c_adams.ipynb #k37vehmh
 def _noise_share(v: Tensor, R: Tensor) -> Tensor:
-    "The size c of a residual at noise variance R, 1 at R = 1."
+    "The scale c of a residual at noise variance R, 1 at R = 1."
     return ((1 + v) * R / (v + R)).sqrt()
 
 
 def _fall(v: Tensor, first: Tensor, last: Tensor) -> Tensor:
     "$\\log\\frac{v+R_s}{v+R_t}$ between two noise variances."
-    return torch.log1p((last - first) / (v + first))
+    near = torch.log1p((last - first).clamp(min=-first / 2) / (v + first))
+    return torch.where(last < first / 2, ((v + last) / (v + first)).log(), near)
 
 
 @patch
 def _weights(self: ExponentialAdams, x: Tensor, v: Tensor, points, gone) -> list:
     "The integral of $(1+τ²)Ψc$ times each basis polynomial over the steps."
     rate, end = self._rate(x[:-1]), torch.exp(-2 * x[1:])
-    u, du, rule = _even(x[:-1], x[1:])
+    u, du, rule = _even(x[:-1], x[1:], 1 + rate.max().item())
     R = torch.exp(-2 * u)
     grow = torch.exp((1 + rate) / 2 * _fall(v, R, end)) * (1 + rate) * du
     flow = grow * _noise_share(v, R)
@@ -132,7 +174,7 @@ def _moves(self: ExponentialAdams, x: Tensor, v: Tensor, points, gone) -> list:
 # %% ../nbs/08c_adams.ipynb #bvehdykp
 @patch
 def _table(self: ExponentialAdams, grid: Grid) -> tuple[list, list, list, list]:
-    "Readings at all times (n+1, ...); steps, steps made again (n, ...); the end."
+    "What reads f, at all times (n+1, ...); steps, steps again (n, ...); the end."
     x, v = self._levels(grid)
     R = torch.exp(-2 * x)
     c = _noise_share(v, R)
@@ -157,7 +199,8 @@ def coefficients(self: ExponentialAdams, grid: Grid):
 
 @patch
 def last(self: ExponentialAdams, grid: Grid):
-    readings, _, again, end = self._table(grid)
+    few = grid.times[-1 - self.predictions :]  # that the last step depends on
+    readings, _, again, end = self._table(Grid(grid.diffusion, few, grid.like))
     return (*(a[-1:] for a in (*readings, *again)), *end)
 
 # %% ../nbs/08c_adams.ipynb #omefjxy6
@@ -257,7 +300,7 @@ def sde_dpm_solver(
     predictions: int = 2,  # 1 to 4: 2 and 3 are known as 2M and 3M
     law: Gaussian | float = 0.0,  # what steps are exact for, see `ExponentialAdams`
 ) -> ExponentialAdams:
-    "Multistep of the reverse SDE (DPM-Solver++, Lu et al. 2022), for any recipe."
+    "Multistep with τ = 1, for VP of the reverse SDE (DPM-Solver++, Lu et al. 2022)."
     return ExponentialAdams(predictions, 1.0, False, law)
 
 

@@ -667,7 +667,7 @@ def gud_sample(
     n: int = 64,  # number of samples
     out: str = "samples.png",  # a picture (.png), or the numbers (.safetensors)
     *,
-    quality: str = "good",  # fast, good or best: 10, 25 or 100 evaluations
+    quality: str = "good",  # fast, good or best: 9, 24 or 99 steps
     steps: int | None = None,  # of the sampler, instead of those of the quality
     # instead of the quality's: sde, unipc, noise, exponential, ddim, heun, sscs, em,
     # euler, dpm, dpm3, deis or ancestral
@@ -801,7 +801,7 @@ def gud_evaluate(
     basis: str | None = None,  # that you expect; an error if the model has another
     n: int = 1000,  # number of samples, for the distances
     images: int = 128,  # number of test images, for the bits
-    quality: str = "good",  # fast, good or best: 10, 25 or 100 evaluations
+    quality: str = "good",  # fast, good or best: 9, 24 or 99 steps
     steps: int | None = None,  # of the sampler, instead of those of the quality
     # instead of the quality's: sde, unipc, noise, exponential, ddim, heun, sscs, em,
     # euler, dpm, dpm3, deis or ancestral

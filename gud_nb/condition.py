@@ -182,8 +182,8 @@ def inpaint(
     model: DiffusionModel,  # on a schedule that freezes the known components
     x: Tensor,  # (batch, *data); its unknown components are not used
     known: Tensor | None = None,  # (*comp) bool, to compare; None: those frozen
-    sampler: Sampler = exponential_heun,  # of notebook 08 or 08b
-    times: Tensor | None = None,  # grid from 1 down; None: `default_grid`, 25 steps
+    sampler: Sampler = exponential_heun,  # of notebooks 08 to 08d
+    times: Tensor | None = None,  # grid from 1 down; None: `default_grid`, 24 steps
     *,
     # (2, batch, k, *comp) normal, of the known states and of the prior; None: drawn
     noise: Tensor | None = None,

@@ -130,7 +130,7 @@ def standard_grids(
 ) -> dict[str, Tensor]:  # (n+1,) each, float64
     "The grids of notebook 08, with two last times and several exponents."
     out = {}
-    for end in (eps, min(10 * eps, 0.5)):
+    for end in (eps, max(eps, min(10 * eps, 0.5))):
         out[f"quadratic, eps={end:g}"] = quadratic(n, end)
         ends = torch.tensor([1.0, end], dtype=torch.float64)
         if not bool(_level(diffusion, ends).isfinite().all()):

@@ -276,9 +276,10 @@ def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Te
     return [there.T @ v[..., None] for v in out]
 
 
-def _even(first: Tensor, last: Tensor) -> tuple:
-    "Points between first and last (n, ...), evenly: (m, n, ...), du, and the integral."
-    widest = (last - first).abs().max().item()
+def _even(first: Tensor, last: Tensor, rate: float = 1.0) -> tuple:
+    """Points between first and last (n, ...), evenly: (m, n, ...), du, and the integral
+    of what grows by at most e^rate over a unit."""
+    widest = rate * (last - first).abs().max().item()
     points, weights, _ = next(_RULES[most] for most in _RULES if widest <= most)
     u = first + (last - first) * after_batch(points.to(first), first.ndim + 1)
 
@@ -812,6 +813,7 @@ def gaussian_distance(
     law: Independent,  # of independent components
     times: Tensor,  # (n+1,) the grid
     counts: Tensor | None = None,  # (*comp) components each entry stands for; None: one
+    final: bool = False,  # with the end of the run, one evaluation more
 ) -> float:  # ≥ 0; 1 is as far as the mean
     "2-Wasserstein distance of the last positions from the data, over the data's size."
     require(
@@ -819,7 +821,7 @@ def gaussian_distance(
         f"got {type(law).__name__}, want an Independent law: give variances in a basis "
         "in which the data are uncorrelated",
     )
-    how = dict(shape=tuple(law.shape))
+    how = dict(shape=tuple(law.shape), final=final)
     got = propagate(sampler, diffusion, Score(diffusion, law), times, **how)
     gap = (got[..., 0, 0].sqrt() - law.variances.sqrt()) ** 2
     counts = torch.ones_like(gap) if counts is None else counts

@@ -153,8 +153,9 @@ def churn(
 def _descent(source: Schedule | LinearDiffusion, high: float, end: Tensor, n: int):
     "Times (n+1,) from a noise level down to a time, even in the level to the 1/7."
     last = _log_noise(source, end)
-    root = torch.linspace(high ** (1 / 7), float((last / 7).exp()), n + 1)
-    goal = 14 * root[:-1].double().log()
+    ends = high ** (1 / 7), float((last / 7).exp())
+    root = torch.linspace(*ends, n + 1, dtype=torch.float64)
+    goal = 14 * root[:-1].log()
     return torch.cat([_reach(source, goal, end.expand(n), torch.ones_like(goal)), end])
 
 

@@ -386,7 +386,8 @@ exponential_heun = ExponentialHeun()
 # %% ../nbs/08_sampler.ipynb #080012
 def _range(n: int, eps: float):
     "Raise unless n and eps make a grid."
-    require(n >= 1 and int(n) == n, f"a grid needs at least one step: got n={n}")
+    whole = isinstance(n, int) and n >= 1
+    require(whole, f"a grid needs at least one step, a whole number: got n={n}")
     require(0 < eps < 1, f"the last time must be in (0, 1): got eps={eps}")
 
 
@@ -724,7 +725,8 @@ def propagate(
     *,
     shape: tuple | None = None,  # (*comp); None: one component, its axes left out
     joint: bool = False,  # one matrix for all components
-) -> Tensor:  # (*comp, k, k), or joint (k·d, k·d): covariance at times[-1]
+    final: bool = False,  # with the end of the run, to t = 0
+) -> Tensor:  # (*comp, k, k), or joint (k·d, k·d): covariance at times[-1], or at 0
     "The exact covariance that a sampler produces on Gaussian data."
     comp, k, draws = tuple(shape or (1,)), diffusion.k, sampler.noises
     n = prod(comp) * k if joint else k  # unit states, of all components or of one
@@ -733,23 +735,26 @@ def propagate(
     zeros = torch.zeros_like(units)
     z = torch.cat([zeros[:1], units, *[zeros] * draws])
     times = _ticks(times, sampler.rises)
-    plan, past = prepare(sampler, Grid(diffusion, times, z), score), []
+    grid, past = Grid(diffusion, times, z), []
+    plan = prepare(sampler, grid, score)
+    last = tuple(c.to(z) for c in sampler.last(grid)) if final else None
     if C is None:
         C = _prior_covariance(diffusion, z[:1], times[0].item(), joint)
     if draws == 0:
         for c, here, there in plan:
             z = sampler.update(c, here, there, z, None, past)
+        z = sampler.finish(last, there, z, past) if final else z
         M = _columns(z[1:] - z[0], joint)
         C = M @ C @ M.mT
     else:
-        C = _with_noise(sampler, plan, C, z, units, joint)
+        C = _with_noise(sampler, plan, C, z, units, joint, last)
     return C if joint or shape else C.reshape(k, k)
 
 # %% ../nbs/08_sampler.ipynb #xgu2xauq
-def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool) -> Tensor:
+def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool, last) -> Tensor:
     "The covariance step by step, where every step adds noise."
     if sampler.memory:
-        return _all_noise(sampler, plan, C, units, joint)
+        return _all_noise(sampler, plan, C, units, joint, last)
     n, draws = len(units), sampler.noises
     xi = torch.zeros(draws, *z.shape, dtype=z.dtype)
     for j in range(draws):
@@ -760,10 +765,14 @@ def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool) -> Tenso
         M = _columns(out[1 : 1 + n] - out[0], joint)
         N = _columns(out[1 + n :] - out[0], joint)
         C = M @ C @ M.mT + N @ N.mT
+    if last is not None:
+        out = sampler.finish(last, there, z, [])
+        M = _columns(out[1 : 1 + n] - out[0], joint)
+        C = M @ C @ M.mT
     return C
 
 
-def _all_noise(sampler: Sampler, plan: list, C, units, joint: bool) -> Tensor:
+def _all_noise(sampler: Sampler, plan: list, C, units, joint: bool, last) -> Tensor:
     "The covariance of a whole run, where a step remembers: each draw apart."
     n, draws, past = len(units), sampler.noises, []
     blocks = 1 + len(plan) * draws
@@ -775,6 +784,7 @@ def _all_noise(sampler: Sampler, plan: list, C, units, joint: bool) -> Tensor:
             first = 1 + n * (1 + i * draws + j)
             xi[j, first : first + n] = units
         z = sampler.update(c, here, there, z, xi[0] if draws == 1 else xi, past)
+    z = z if last is None else sampler.finish(last, there, z, past)
     M, *drawn = (_columns(v - z[0], joint) for v in z[1:].split(n))
     return M @ C @ M.mT + sum(N @ N.mT for N in drawn)
 

@@ -13,6 +13,8 @@ from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.integrators import DPMSolver
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import (
+    DDIM,
+    Grid,
     evaluations,
     marginal_covariance,
     measure_order,
@@ -166,8 +168,9 @@ def test_one_step_reaches_the_data_of_its_law(recipe, name):
         assert_close(found, right, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("law", (0.0, 0.7, math.inf))
-@pytest.mark.parametrize("tau", (0.0, 1.0))
+@pytest.mark.parametrize(
+    ("tau", "law"), ((0.0, 0.0), (0.0, 0.7), (0.0, math.inf), (1.0, 0.0), (1.0, 0.7))
+)
 def test_float32_is_near_float64(tau, law):
     data = laws["spectral"]
     for r in recipes.values():
@@ -197,9 +200,61 @@ def test_a_law_without_common_axes_is_taken_by_components():
 def test_refusals():
     for bad, why in (
         (lambda: ExponentialAdams(0), "1 to 4"),
-        (lambda: ExponentialAdams(2, -0.1), "tau ≥ 0"),
+        (lambda: ExponentialAdams(2, -0.1), "tau from 0 to 5"),
+        (lambda: ExponentialAdams(2, 7.0), "tau from 0 to 5"),
+        (lambda: ExponentialAdams(2, math.nan), "tau from 0 to 5"),
+        (lambda: ExponentialAdams(2, "1"), "tau from 0 to 5"),
+        (lambda: ExponentialAdams(2.0), "1 to 4"),
+        (lambda: ExponentialAdams(True), "1 to 4"),
+        (lambda: ExponentialAdams(2, 0.0, "no"), "corrected True or False"),
+        (lambda: ExponentialAdams(2, law=True), "variance ≥ 0"),
+        (lambda: ExponentialAdams(2, 1.0, law=math.inf), "noise with law=inf"),
         (lambda: ExponentialAdams(2, law=-1.0), "variance ≥ 0"),
         (lambda: ExponentialAdams(2, law=torch.ones(3)), "variance ≥ 0"),
     ):
         with pytest.raises(ValueError, match=why):
             bad()
+
+
+def test_refusals_of_a_run():
+    law = Independent(torch.zeros(3), torch.ones(3))
+    d, z = LinearDiffusion(vp(), LinearBeta()), torch.randn(2, 1, 3)
+    one, five = (Independent(torch.zeros(n), torch.ones(n)) for n in (1, 5))
+    for method, why in (
+        (unipc(2, one), r"law of shape \(1,\), want that of the components, \(3,\)"),
+        (unipc(2, five), r"law of shape \(5,\)"),
+        (sa_solver(2, lambda log_snr: log_snr * math.nan), "from 0 to 5"),
+        (sa_solver(2, lambda log_snr: torch.ones(7)), r"tau \(7,\)"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            sample(method, d, Score(d, law), z, quadratic(4))
+
+
+@pytest.mark.parametrize("tau", (0.0, 1.0, 2.5, 5.0))
+def test_weights_of_a_constant_mean_are_what_the_state_loses(tau):
+    d, z = LinearDiffusion(vp(), LinearBeta()), torch.zeros(1, 1, 3).double()
+    for times in (quadratic(4), quadratic(24)):
+        grid = Grid(d, times, z)
+        *_, psi, _, weight = ExponentialAdams(1, tau).coefficients(grid)
+        assert_close(weight, 1 - psi, rtol=1e-6, atol=1e-9)
+
+
+def test_one_huge_step():
+    d, z = LinearDiffusion(vp(), LinearGamma(-20.0, 20.0)), torch.randn(4, 1, 3)
+    law, times = Independent(torch.zeros(3), torch.ones(3)), [1.0, 1e-3]
+    z = z.double()
+    right = sample(DDIM(), d, Score(d, law), z, times, final=False)
+    plain = sample(ExponentialAdams(1), d, Score(d, law), z, times, final=False)
+    assert_close(plain, right, rtol=1e-7, atol=1e-10)
+    calm = sa_solver(1, lambda log_snr: 0 * log_snr)
+    assert sample(calm, d, Score(d, law), z, times).isfinite().all()
+
+
+def test_the_end_needs_the_last_steps_alone():
+    d = LinearDiffusion(psld(), LinearBeta(8.0, 8.0), hsm(psld()))
+    z, times = torch.zeros(1, 2, 3).double(), quadratic(9)
+    for method in (unipc(1), unipc(3), unipc(4, 0.5), sde_dpm_solver(2)):
+        readings, _, again, end = method._table(Grid(d, times, z))
+        whole = (*(a[-1:] for a in (*readings, *again)), *end)
+        for found, right in zip(method.last(Grid(d, times, z)), whole, strict=True):
+            assert_close(found, right)
