@@ -28,8 +28,9 @@ import torch
 from problems import Problem
 from torch import Tensor
 
-from gud_nb.adams import sa_solver, sde_dpm_solver, unipc
-from gud_nb.denoiser import Independent, Score
+from gud_nb.adams import ExponentialAdams, sa_solver, sde_dpm_solver, unipc
+from gud_nb.denoiser import Gaussian, Independent, Score, gaussian
+from gud_nb.diffusion import LinearDiffusion
 from gud_nb.integrators import DEIS, DPMSolver, Splitting, ancestral
 from gud_nb.sampler import (
     Sampler,
@@ -553,13 +554,25 @@ def psld(
 
 
 # -------------------------------------------------------------------------------- ours
+def from_80(
+    diffusion: LinearDiffusion,  # the process
+    n: int,  # steps
+    eps: float,  # last time
+) -> Tensor:  # (n+1,)
+    "The grid of Karras et al. from the noise level 80, or the highest there is."
+    one = torch.zeros(1, diffusion.k, 1)
+    top = math.exp(-diffusion.log_snr(1.0, one).item() / 2)
+    return edm(diffusion, n, eps, sigma_max=80.0 if top > 80 else None)
+
+
 # Name -> function (diffusion, n, eps) -> times.
 OUR_GRIDS = {
     "quadratic": lambda diffusion, n, eps: quadratic(n, eps),
     "even_log_snr": even_log_snr,
     "edm": edm,
+    "edm from 80": from_80,
 }
-ENDS = (1e-3, 1e-4)  # last times
+ENDS = (3e-3, 1e-3, 1e-4, 1e-5)  # last times
 
 
 @dataclass(frozen=True, eq=False)
@@ -590,7 +603,37 @@ OURS = {
     "SDE-DPMSolver(3)": Own(sde_dpm_solver(3)),
     "SASolver(2)": Own(sa_solver(2)),
     "SASolver(3)": Own(sa_solver(3)),
+    "noise(2)": Own(ExponentialAdams(2, law=math.inf)),
+    "noise(3)": Own(ExponentialAdams(3, law=math.inf)),
+    "noise(4)": Own(ExponentialAdams(4, law=math.inf)),
+    "UniPC(2) of noise": Own(unipc(2, math.inf)),
+    "UniPC(3) of noise": Own(unipc(3, math.inf)),
+    "UniPC(2), own law": Own(lambda problem: unipc(2, normal_law(problem))),
+    "UniPC(2), wrong law": Own(lambda problem: unipc(2, wrong_law(problem))),
+    "SDE-DPMSolver(2), own law": Own(
+        lambda problem: sde_dpm_solver(2, normal_law(problem))
+    ),
 }
+
+
+def normal_law(problem: Problem) -> Gaussian:
+    "The normal law with the covariance of the data."
+    law = problem.law
+    if isinstance(law, Gaussian):
+        return law
+    means = law.means.double()
+    spread = float(law.variances) * torch.eye(means.shape[1]) + torch.cov(
+        means.T, correction=0
+    )
+    return gaussian(means.mean(0), spread)
+
+
+def wrong_law(problem: Problem) -> Gaussian:
+    "The same with each variance multiplied by exp(n/2), n standard normal."
+    law = normal_law(problem)
+    variances = law.component_variances
+    n = torch.randn(variances.shape, generator=torch.Generator().manual_seed(1))
+    return Independent(law.mean, variances * torch.exp(n.double() / 2))
 
 
 def ours(
