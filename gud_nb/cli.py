@@ -49,9 +49,9 @@ from .integrators import DEIS, DPMSolver, ancestral
 from .likelihood import dequantise, elbo, nats_to_bits
 from .loss import active_only
 from .network import UNet, bands
-from .recipe import Recipe, cld, psld, vp
 
 # %% ../nbs/15_cli.ipynb #h5x2k344
+from .recipe import Recipe, cld, psld, vp
 from gud_nb.sampler import (
     ddim,
     default_grid,

@@ -106,7 +106,7 @@ def _parts(diffusion: LinearDiffusion, law: Gaussian) -> tuple[Independent, Tens
         counts = torch.cat([torch.ones_like(law.variances), left + 0 * rest])
     return Independent(torch.zeros_like(variances), variances), counts
 
-
+# %% ../nbs/08e_grids.ipynb #oloo611i
 def _few(
     law: Independent, counts: Tensor, most: int = 40
 ) -> tuple[Independent, Tensor]:

@@ -734,12 +734,11 @@ def propagate(
     units = torch.eye(n, dtype=torch.float64).reshape(n, k, *ones).expand(n, k, *comp)
     zeros = torch.zeros_like(units)
     z = torch.cat([zeros[:1], units, *[zeros] * draws])
-    times = _ticks(times, sampler.rises)
-    grid, past = Grid(diffusion, times, z), []
+    grid, past = Grid(diffusion, _ticks(times, sampler.rises), z), []
     plan = prepare(sampler, grid, score)
     last = tuple(c.to(z) for c in sampler.last(grid)) if final else None
     if C is None:
-        C = _prior_covariance(diffusion, z[:1], times[0].item(), joint)
+        C = _prior_covariance(diffusion, z[:1], grid.times[0].item(), joint)
     if draws == 0:
         for c, here, there in plan:
             z = sampler.update(c, here, there, z, None, past)
