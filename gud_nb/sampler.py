@@ -732,8 +732,7 @@ def propagate(
     n = prod(comp) * k if joint else k  # unit states, of all components or of one
     ones = comp if joint else (1,) * len(comp)
     units = torch.eye(n, dtype=torch.float64).reshape(n, k, *ones).expand(n, k, *comp)
-    zeros = torch.zeros_like(units)
-    z = torch.cat([zeros[:1], units, *[zeros] * draws])
+    z = torch.cat([0 * units[:1], units, *[0 * units] * draws])
     grid, past = Grid(diffusion, _ticks(times, sampler.rises), z), []
     plan = prepare(sampler, grid, score)
     last = tuple(c.to(z) for c in sampler.last(grid)) if final else None
