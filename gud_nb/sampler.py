@@ -769,7 +769,7 @@ def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool, last) ->
         C = M @ C @ M.mT
     return C
 
-
+# %% ../nbs/08_sampler.ipynb #iuiwzu6a
 def _all_noise(sampler: Sampler, plan: list, C, units, joint: bool, last) -> Tensor:
     "The covariance of a whole run, where a step remembers: each draw apart."
     n, draws, past = len(units), sampler.noises, []
