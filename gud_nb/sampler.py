@@ -12,6 +12,7 @@ __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'sscs', 'ddim', 'exponential_
 from dataclasses import dataclass
 from functools import cached_property
 from math import log, prod
+from numbers import Integral
 
 import torch
 from fastcore.basics import patch
@@ -70,29 +71,6 @@ class Sampler:
 def _fields(cls) -> dict:
     "The annotated names of a class."
     return vars(cls).get("__annotations__", {})
-
-# %% ../nbs/08_sampler.ipynb #jjtibjt5
-@patch
-def last(
-    self: Sampler,
-    grid: "Grid",  # the times
-) -> tuple:  # of tensors (1, ...), float64, in state layout
-    "Coefficients of the end of a run: of the denoising step, unless a class has more."
-    t, r = grid.times[-1:], grid.recipe
-    step = grid.matrices(t) * grid.diffusion.beta(t, grid.like)[..., None, None]
-    return _eye(grid) - state_layout(step * r.A / 2), state_layout(step * r.D)
-
-
-@patch
-def finish(
-    self: Sampler,
-    c: tuple,  # what `last` has computed
-    there: "Local",  # score, posterior mean and noise at the last time
-    z: Tensor,  # (batch, k, *comp) state there
-    past: list,  # predictions of earlier steps, newest first
-) -> Tensor:  # (batch, k, *comp), the position at t = 0
-    "From the last time to the data, by one more evaluation and without noise."
-    return act(c[1], there.score(z), act(c[0], z))
 
 # %% ../nbs/08_sampler.ipynb #tdnsxyqh
 @dataclass(frozen=True, eq=False)
@@ -386,7 +364,7 @@ exponential_heun = ExponentialHeun()
 # %% ../nbs/08_sampler.ipynb #080012
 def _range(n: int, eps: float):
     "Raise unless n and eps make a grid."
-    whole = isinstance(n, int) and n >= 1
+    whole = isinstance(n, Integral) and n >= 1
     require(whole, f"a grid needs at least one step, a whole number: got n={n}")
     require(0 < eps < 1, f"the last time must be in (0, 1): got eps={eps}")
 
@@ -557,6 +535,29 @@ def default_grid(
     if diffusion.is_scalar:
         return edm(diffusion, n)
     return fastest(diffusion.schedule, n)
+
+# %% ../nbs/08_sampler.ipynb #jjtibjt5
+@patch
+def last(
+    self: Sampler,
+    grid: Grid,  # the times
+) -> tuple:  # of tensors (1, ...), float64, in state layout
+    "Coefficients of the end of a run: of the denoising step, unless a class has more."
+    t, r = grid.times[-1:], grid.recipe
+    step = grid.matrices(t) * grid.diffusion.beta(t, grid.like)[..., None, None]
+    return _eye(grid) - state_layout(step * r.A / 2), state_layout(step * r.D)
+
+
+@patch
+def finish(
+    self: Sampler,
+    c: tuple,  # what `last` has computed
+    there: Local,  # score, posterior mean and noise at the last time
+    z: Tensor,  # (batch, k, *comp) state there
+    past: list,  # predictions of earlier steps, newest first
+) -> Tensor:  # (batch, k, *comp), the position at t = 0
+    "From the last time to the data, by one more evaluation and without noise."
+    return act(c[1], there.score(z), act(c[0], z))
 
 # %% ../nbs/08_sampler.ipynb #080021
 def _ticks(times, rises: bool = False) -> Tensor:
