@@ -155,37 +155,34 @@ def _weights(self: ExponentialAdams, x: Tensor, v: Tensor, points, gone) -> list
 
 
 @patch
-def _moves(self: ExponentialAdams, x: Tensor, v: Tensor, points, gone) -> list:
-    "What a step does to the deviation, to noise, and to each residual: (n, *axes)."
-    R, rate = torch.exp(-2 * x), self._rate(x[:-1])
-    fall = _fall(v, R[:-1], R[1:])
-    psi = torch.exp((1 + rate) / 2 * fall)
-    kick = ((v + R[1:]) * -torch.expm1(rate * fall)).clamp(min=0).sqrt()
+def _all_weights(self: ExponentialAdams, x: Tensor, v: Tensor, points, gone) -> list:
+    "The same of all steps (n, *axes), of few at a time where axes are many."
 
     def some(steps):
         few = slice(steps.start, steps.stop + 1)
-        return self._weights(
-            x[few], v, *([a[steps] for a in b] for b in (points, gone))
-        )
+        parts = ([a[steps] for a in values] for values in (points, gone))
+        return self._weights(x[few], v, *parts)
 
     size = math.prod(torch.broadcast_shapes(x.shape[1:], v.shape))
-    return [psi, kick, *_in_parts(some, len(fall), size)]
+    return _in_parts(some, len(x) - 1, size)
 
 # %% ../nbs/08c_adams.ipynb #bvehdykp
 @patch
 def _table(self: ExponentialAdams, grid: Grid) -> tuple[list, list, list, list]:
     "What reads f, at all times (n+1, ...); steps, steps again (n, ...); the end."
     x, v = self._levels(grid)
-    R = torch.exp(-2 * x)
-    c = _noise_share(v, R)
+    R, rate = torch.exp(-2 * x), self._rate(x[:-1])
+    c, fall = _noise_share(v, R), _fall(v, R[:-1], R[1:])
+    kick = ((v + R[1:]) * -torch.expm1(rate * fall)).clamp(min=0).sqrt()
+    fall = (1 + rate) / 2 * fall  # log Ψ
     points, gone = _past(x, self.predictions, 0.1)
-    fall = (1 + self._rate(x[:-1])) / 2 * _fall(v, R[:-1], R[1:])
     gone = _calm(gone, (c[1:] / c[:-1]).log() - fall)
-    steps, again = self._moves(x, v, points, gone), []
+    own, again = [fall.exp(), kick], []
+    steps = [*own, *self._all_weights(x, v, points, gone)]
     if self.corrected:  # with a point at the end of the step
         points.insert(1, x[1:])
         gone.insert(1, x.diff(dim=0) == 0)
-        again = self._moves(x, v, points, gone)
+        again = [*own, *self._all_weights(x, v, points, gone)]
     return [1 / c, v / (v + R) / c], steps, again, [(v / (v + R[-1:])).sqrt()]
 
 
@@ -228,10 +225,10 @@ def _read(self: ExponentialAdams, c: tuple, here: Local, z: Tensor) -> tuple:
     "Observation; its deviation from the mean, and the residual f, along the axes."
     y, chi, known = here.kernel.observe(z), here.data(z), isinstance(self.law, Gaussian)
     mean, axes = self.law._mean.like(y) if known else 0.0, self._axes(here.grid)
-    seen, said = y - mean, chi - mean
+    seen, expected = y - mean, chi - mean
     if axes:
-        seen, said = axes.to_axes(seen), axes.to_axes(said)
-    return y, seen, c[0] * said - c[1] * seen
+        seen, expected = axes.to_axes(seen), axes.to_axes(expected)
+    return y, seen, c[0] * expected - c[1] * seen
 
 
 @patch

@@ -10,11 +10,12 @@ from gud_nb.adams import ExponentialAdams, sa_solver, sde_dpm_solver, unipc
 from gud_nb.basis import Wavelet, level_order
 from gud_nb.denoiser import Dense, Independent, LowRank, Score, Spectral, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
-from gud_nb.integrators import DPMSolver
+from gud_nb.integrators import DPMSolver, gaussian_distance
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import (
     DDIM,
     Grid,
+    edm,
     evaluations,
     marginal_covariance,
     measure_order,
@@ -258,3 +259,33 @@ def test_the_end_needs_the_last_steps_alone():
         whole = (*(a[-1:] for a in (*readings, *again)), *end)
         for found, right in zip(method.last(Grid(d, times, z)), whole, strict=True):
             assert_close(found, right)
+
+
+@pytest.mark.parametrize("recipe", recipes)
+def test_the_end_begins_where_one_more_step_would(recipe):
+    r, data = recipes[recipe], laws["independent"]
+    d = LinearDiffusion(r, LinearBeta(1.0, 9.0), hsm(r))
+    score, end = Score(d, data), 0.05
+    times = torch.linspace(1, end, 6).double()
+    z = d.prior(torch.randn(3, r.k, 1, side, side).double())
+    wrong = Independent(mean, 3 * data.variances)
+    for method in (unipc(2, wrong), ExponentialAdams(2, law=wrong)):
+        tried = sample(method, d, score, z, times, final=False)
+        more = torch.cat([times, times[-1:] - 1e-9])  # corrects the step before it
+        made = sample(method, d, score, z, more, final=False)
+        here, there = d.kernel(end, tried), d.kernel(end - 1e-9, made)
+        y, level = here.observe(tried), here.log_snr
+        R, v = torch.exp(-level), wrong.variances
+        shrunk = (v / (v + R)).sqrt() * (there.observe(made) - mean)
+        right = mean + shrunk + data(y, level) - wrong(y, level)
+        found = sample(method, d, score, z, times)[:, 0]
+        assert_close(found, right, rtol=1e-6, atol=1e-6)
+
+
+def test_noise_diverges_with_a_variance_far_above_the_data():
+    d, law = LinearDiffusion(vp(), LinearBeta()), Independent(*torch.ones(2, 3))
+    near, far = (
+        gaussian_distance(sa_solver(3, 1.0, v), d, law, edm(d, 9), final=True)
+        for v in (1.0, 1e3)
+    )
+    assert near < 1 < 10 < far
