@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from fields import U, by_level, cov, side
 from torch.testing import assert_close
 
 from gud_nb.adams import sde_dpm_solver, unipc
-from gud_nb.basis import Wavelet, level_order
 from gud_nb.denoiser import Independent, Score, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.integrators import DEIS, DPMSolver, ancestral, predictor_corrector
@@ -29,12 +29,6 @@ from gud_nb.sampler import (
 from gud_nb.schedule import LinearBeta, LinearGamma, sequential
 
 recipes = {"VP": vp(), "CLD": cld(), "PSLD": psld(), "third order": third_order()}
-side = 4
-place = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
-cov = 2 * torch.exp(-torch.cdist(place, place) / 2)
-haar = Wavelet((1, side, side), "haar", 2)
-U = haar(torch.eye(side**2).double().reshape(-1, 1, side, side)).flatten(1).T
-by_level = LinearGamma(-2.5 - 0.4 * level_order(haar), 3.0)
 settings = {
     "pixels, one schedule": (LinearBeta(1.0, 9.0), cov),
     "Haar, a schedule by level": (by_level, U @ cov @ U.T),

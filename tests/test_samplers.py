@@ -5,9 +5,10 @@ In pixels with one schedule and in a Haar basis with a schedule per level, no sa
 
 import pytest
 import torch
+from fields import U, by_level, cov, haar, side
 from torch.testing import assert_close
 
-from gud_nb.basis import Pixel, Wavelet, level_order
+from gud_nb.basis import Pixel
 from gud_nb.core import act
 from gud_nb.denoiser import Independent, Score, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
@@ -69,12 +70,6 @@ for word in ("BA", "BAB", "OBA", "BAO", "OBAB"):
     samplers[word] = Splitting(word)
     samplers[f"{word}, naive"] = Splitting(word, reduced=False)
 
-side = 4
-place = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
-cov = 2 * torch.exp(-torch.cdist(place, place) / 2)  # correlations fall with distance
-haar = Wavelet((1, side, side), "haar", 2)
-U = haar(torch.eye(side**2).double().reshape(-1, 1, side, side)).flatten(1).T
-by_level = LinearGamma(-2.5 - 0.4 * level_order(haar), 3.0)
 settings = {
     "pixels, one schedule": (Pixel((1, side, side)), LinearBeta(1.0, 9.0), cov),
     "Haar, schedules by level": (haar, by_level, U @ cov @ U.T),
