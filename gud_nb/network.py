@@ -407,6 +407,16 @@ class Coarser(nn.Module):
         "Halved, through `inner`, narrowed and doubled."
         return F.interpolate(self.narrow(self.inner(self.halve(x), c)), scale_factor=2)
 
+# %% ../nbs/11_network.ipynb #6da2fbda
+def _by_level(blocks, levels: int) -> list[int]:
+    "Numbers of blocks, one for each level."
+    each = [blocks] * levels if isinstance(blocks, int) else list(blocks)
+    require(
+        len(each) == levels and all(isinstance(b, int) and b >= 0 for b in each),
+        f"got blocks={blocks}: wanted a number ≥ 0, or one for each of {levels} levels",
+    )
+    return each
+
 # %% ../nbs/11_network.ipynb #110040
 class UNet(nn.Module):
     "Levels nested in one another, the noise level read by every block."
@@ -417,7 +427,7 @@ class UNet(nn.Module):
         channels_out: int | None = None,  # of the output; None: as many as come in
         width: int = 16,  # the unit of channels
         mults=(1, 2, 2),  # channels of each level in units of width; each halves sides
-        blocks: int = 1,  # blocks on each level, each way
+        blocks=1,  # blocks on each level, each way: a number, or one for each level
         attention=(),  # levels (0: the finest) whose blocks have self-attention
         classes: int = 0,  # number of classes; 0: unconditional
         dropout: float = 0.0,  # 0..1, in the residual blocks
@@ -430,6 +440,7 @@ class UNet(nn.Module):
         super().__init__()
         channels_out, embed = channels_out or channels_in, embed or 8 * width
         mults, attention, cross = list(mults), list(attention), list(cross)
+        blocks = _by_level(blocks, len(mults))
         require(len(mults) > 0, "got no mults: wanted one for each level, as (1, 2, 2)")
         require(
             set(attention + cross) <= set(range(len(mults))),
@@ -458,8 +469,9 @@ def _levels(self: UNet) -> nn.Module:
         size = (chans[level], how["embed"], how["dropout"])
         return [Block(*size, *facts) for _ in range(n)]
 
-    body, n = Blocks(some(last, how["middle"])), how["blocks"]
+    body = Blocks(some(last, how["middle"]))
     for level in reversed(range(last + 1)):
+        n = how["blocks"][level]
         body = Level(some(level, n), body, some(level, n), chans[level])
         if level:
             body = Coarser(body, chans[level - 1], chans[level])
