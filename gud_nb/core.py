@@ -4,13 +4,20 @@
 
 # %% auto #0
 __all__ = ['require', 'floating', 'act', 'state_layout', 'after_batch', 'as_time', 'exact', 'alone', 'Const', 'describe',
-           'rebuild', 'write_atomic', 'image_grid', 'show_images']
+           'rebuild', 'shown', 'write_atomic', 'save_tensors', 'load_tensors', 'image_grid', 'show_images']
 
 # %% ../nbs/00_core.ipynb #000002
+import errno
+import hashlib
+import json
+import math
 import os
+import platform
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -212,23 +219,236 @@ def rebuild(
     except TypeError as e:
         raise ValueError(f"got a damaged {made.__name__} in a saved file: {e}") from e
 
+# %% ../nbs/00_core.ipynb #ndfgozec
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some of it, or take another folder",
+    errno.EROFS: "the file system is read-only; take another folder",
+    errno.EACCES: "there is no permission; take another folder, or change that",
+    errno.EPERM: "there is no permission; take another folder, or change that",
+    errno.ENOTDIR: "a folder on the way is a file; take another folder",
+    errno.EEXIST: "a folder on the way is a file; take another folder",
+    errno.EISDIR: "it is a folder; give the name of a file in it",
+    errno.ENAMETOOLONG: "the name is too long; take a shorter one",
+    errno.ELOOP: "its symbolic links lead in a circle; take another path",
+}
+
+
+def shown(
+    path: Path | str,  # of a file
+) -> str:  # at most 200 characters, printable
+    "A path for a message of one line."
+    text = str(path)
+    text = text if len(text) <= 200 else f"{text[:120]}…{text[-60:]}"
+    return text if text.isprintable() else ascii(text)
+
+
+@contextmanager
+def _writing(path: Path):
+    "An error of the operating system becomes a `ValueError` that names the file."
+    require("\0" not in str(path), f"got the path {shown(path)} with a null character")
+    try:
+        yield
+    except OSError as e:
+        why = e.strerror or type(e).__name__
+        why = _REASONS.get(e.errno, f"{why}; take another path")
+        raise ValueError(f"{shown(path)} can't be written: {why}") from e
+
+# %% ../nbs/00_core.ipynb #jf020ntx
+def _temporary(path: Path) -> Path:
+    "The hidden file that this thread writes for `path`; dead ones' are removed."
+    mark = f"{path.name}\0{platform.node()}".encode(errors="surrogateescape")
+    mark = hashlib.sha256(mark).hexdigest()[:16]
+    for left in path.parent.glob(f".{mark}.*.tmp"):
+        with suppress(OSError, ValueError):
+            if not _alive(int(left.name.split(".")[2])):
+                left.unlink()
+    thread = threading.get_native_id()
+    return path.parent / f".{mark}.{os.getpid()}.{thread}.tmp"
+
+
+def _alive(pid: int) -> bool:
+    "Whether a process of this machine runs; assumed where it can't be found out."
+    try:
+        if os.name == "posix":
+            os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _to_disk(path: Path, flags: int):
+    "Bring a file or a folder to the disk."
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+# %% ../nbs/00_core.ipynb #8jkeakmx
+def _replace(path: Path, write: Callable):
+    "Put a new file in the place of an old one, with its mode, or of none."
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "read-only")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = _temporary(path)
+    own.unlink(missing_ok=True)
+    handle = os.open(own, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        mode = (path.stat() if path.exists() else os.fstat(handle)).st_mode & 0o7777
+        os.close(handle)
+        write(own)
+        _to_disk(own, os.O_RDWR)
+        if own.stat().st_mode & 0o7777 != mode:
+            own.chmod(mode)
+        os.replace(own, path)
+    finally:
+        own.unlink(missing_ok=True)
+    with suppress(OSError):  # not every system can open a folder
+        _to_disk(path.parent, os.O_RDONLY)
+
+
+def _write_through(path: Path, write: Callable):
+    "Write into a device or a pipe, which can't be replaced."
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder")
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole"
+        write(whole)
+        with open(path, "wb") as f:
+            f.write(whole.read_bytes())
+
 # %% ../nbs/00_core.ipynb #000027
 def write_atomic(
     path: Path | str,  # the destination; folders are made
-    write,  # a function that writes to the path it is given
+    write: Callable[[Path], object],  # writes to the path that it is given
 ) -> Path:  # the destination
-    "Write a file completely or not at all."
+    """Write a file completely or not at all.
+
+    A link stays one, an existing file keeps its mode, a new one gets that of the umask;
+    devices and pipes are written to. Raises `ValueError`, which names the file and what
+    to do, for a full disk, a folder or a file in the way, a name too long and the like.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with _writing(path):
+        real = Path(os.path.realpath(path))
+        if path.exists() and not real.is_file():
+            _write_through(path, write)
+        else:
+            _replace(real, write)
     return path
+
+# %% ../nbs/00_core.ipynb #u836dp6o
+def _check_json(
+    value,  # dicts with names as keys, lists, strings, finite numbers, None
+    where: str = "about",  # for the error
+) -> object:  # value itself
+    "Raise a `ValueError` for what JSON can't give back as it was."
+    if isinstance(value, dict):
+        for k, v in value.items():
+            named = isinstance(k, str)
+            require(named, f"got the key {k!r} in {where}, want a string")
+            _check_json(v, f"{where}.{k}")
+    elif isinstance(value, (list, tuple)):
+        for i, v in enumerate(value):
+            _check_json(v, f"{where}.{i}")
+    else:
+        finite = isinstance(value, float) and math.isfinite(value)
+        known = value is None or isinstance(value, (str, bool, int)) or finite
+        got = value if isinstance(value, float) else type(value).__name__
+        want = "a string, a finite number, True, False, None, lists and dicts of them"
+        require(known, f"got {got} at {where}, want {want}: only these can be saved")
+    return value
+
+# %% ../nbs/00_core.ipynb #racf9gt5
+_ZEROS = "0" * 64
+_SEAL = r"{\"sha256\": \""  # where the digest begins, as JSON within JSON
+
+
+def _digest(raw: bytes, sealed: str) -> str:
+    "SHA-256 of a file, zeros in the place of the digest in it."
+    mark = (_SEAL + sealed).encode()
+    start = raw.find(mark) + len(mark) - len(sealed)
+    all_but = hashlib.sha256(raw[:start])
+    all_but.update(_ZEROS.encode())
+    all_but.update(memoryview(raw)[start + len(sealed) :])
+    return all_but.hexdigest()
+
+
+def _verified(raw: bytes, path: Path) -> dict:
+    "The JSON in a file, if its digest is that of the file."
+    try:
+        length = int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8 : 8 + length])
+        words = json.loads(header["__metadata__"]["gud_nb"])
+        sealed, about = words["sha256"], words["about"]
+    except Exception as e:
+        raise ValueError(
+            f"{shown(path)} is damaged, or was not written by gud_nb.core.save_tensors "
+            f"({type(e).__name__}): take another copy"
+        ) from e
+    ok = (
+        isinstance(sealed, str) and len(sealed) == 64 and _digest(raw, sealed) == sealed
+    )
+    require(ok, f"{shown(path)} is damaged, its checksum is wrong: take another copy")
+    require(
+        isinstance(about, dict), f"{shown(path)} has a {type(about).__name__} about"
+    )
+    return about
+
+# %% ../nbs/00_core.ipynb #getto81t
+def save_tensors(
+    path: Path | str,  # the file; folders are made
+    tensors: dict[str, Tensor],  # by name, any shapes and dtypes
+    about: dict,  # anything that JSON can hold
+) -> Path:  # the file
+    """Write tensors and JSON about them as one safetensors file, whole and sealed.
+
+    Raises `ValueError` for what can't be saved, and where `write_atomic` does.
+    """
+    from safetensors.torch import save
+
+    for k, v in tensors.items():
+        ok = isinstance(k, str) and k != "__metadata__" and isinstance(v, Tensor)
+        require(ok, f"got {k!r}: {type(v).__name__}, want tensors by name")
+    require(isinstance(about, dict), f"got about={about!r}, want a dict")
+    try:
+        words = json.dumps(dict(sha256=_ZEROS, about=_check_json(about)))
+        own = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        raw = save(own, {"gud_nb": words})
+    except ValueError:
+        raise
+    except Exception as e:  # nested too deep, sparse, without data, …
+        why = " ".join(str(e).split())
+        raise ValueError(f"{shown(path)} can't be made of these values: {why}") from e
+    mark = (_SEAL + _ZEROS).encode()
+    sealed = (_SEAL + _digest(raw, _ZEROS)).encode()
+    return write_atomic(path, lambda p: p.write_bytes(raw.replace(mark, sealed, 1)))
+
+# %% ../nbs/00_core.ipynb #5zesx21b
+def load_tensors(
+    path: Path | str,  # a file that `save_tensors` wrote
+) -> tuple[dict[str, Tensor], dict]:  # tensors on the CPU, and the JSON about them
+    """Read a file of `save_tensors` back, every byte of it verified.
+
+    Raises `ValueError`, which names the file, where there is none, where it can't be
+    read, where another program wrote it, and where a byte of it is another.
+    """
+    from safetensors.torch import load
+
+    path = Path(path)
+    try:
+        require(path.is_file(), f"there is no file {shown(path)}: look at the path")
+        raw = path.read_bytes()
+    except OSError as e:
+        raise ValueError(f"{shown(path)} can't be read: {e.strerror}") from e
+    about = _verified(raw, path)
+    try:
+        return load(raw), _check_json(about)
+    except Exception as e:
+        why = " ".join(str(e).split())
+        raise ValueError(f"{shown(path)} holds no tensors: {why}") from e
 
 # %% ../nbs/00_core.ipynb #000030
 def image_grid(
