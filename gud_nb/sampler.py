@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'sscs', 'ddim', 'exponential_heun', 'Sampler', 'Grid', 'Local',
            'EulerMaruyama', 'FlowEuler', 'Heun', 'analytic_step', 'SSCS', 'DDIM', 'ExponentialHeun', 'uniform',
-           'quadratic', 'even_log_snr', 'level_time', 'edm', 'fastest', 'default_grid', 'prepare', 'denoise', 'sample',
-           'evaluations', 'Trajectory', 'propagate', 'marginal_covariance', 'measure_order']
+           'quadratic', 'even_log_snr', 'level_time', 'edm', 'fastest', 'default_grid', 'ImageNoise', 'image_noise',
+           'prepare', 'denoise', 'sample', 'evaluations', 'Trajectory', 'propagate', 'marginal_covariance',
+           'measure_order']
 
 # %% ../nbs/08_sampler.ipynb #080002
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import cached_property
 from math import log, prod
 from numbers import Integral
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -536,6 +538,85 @@ def default_grid(
         return edm(diffusion, n)
     return fastest(diffusion.schedule, n)
 
+# %% ../nbs/08_sampler.ipynb #kfdhtcos
+_BLOCK = 64  # images drawn together
+
+
+def _hashed(seed: int, *key: int) -> int:
+    "A seed in [0, 2**63) for each key."
+    words = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
+    return int(words[0]) >> 1
+
+
+@dataclass(frozen=True)
+class ImageNoise:
+    "Standard normal numbers of images by index: the same however they are batched."
+
+    seed: int  # from 0 to 2**63 - 1
+    first: int = 0  # index of the first image, ≥ 0
+
+    def __post_init__(self):
+        for name in ("seed", "first"):
+            v = getattr(self, name)
+            ok = isinstance(v, Integral) and not isinstance(v, bool) and 0 <= v < 2**63
+            require(ok, f"got {name}={v!r}, want an integer from 0 to 2**63 - 1")
+
+    def __call__(
+        self,
+        like: Tensor,  # (n, ...) for n images from the first; its values do not matter
+        draw: int = 0,  # which of their draws: 0 the start, i ≥ 1 that of step i
+    ) -> Tensor:  # (n, ...), in the dtype and on the device of `like`
+        "One draw for n images."
+        end, shape = self.first + len(like), (_BLOCK, *like.shape[1:])
+        how, parts = dict(dtype=like.dtype, device=like.device), [like[:0]]
+        for block in range(self.first // _BLOCK, -(-end // _BLOCK)):
+            seed = _hashed(self.seed, block, draw)
+            own = torch.Generator(like.device).manual_seed(seed)
+            start = block * _BLOCK
+            rows = slice(max(self.first - start, 0), end - start)
+            parts.append(torch.randn(shape, generator=own, **how)[rows])
+        return torch.cat(parts)
+
+# %% ../nbs/08_sampler.ipynb #8439dbpz
+@patch
+def after(
+    self: ImageNoise,
+    n: int,  # images to leave out, ≥ 0
+) -> ImageNoise:
+    "The noise of the images after the first n."
+    return ImageNoise(self.seed, self.first + n)
+
+
+@patch
+def branch(
+    self: ImageNoise,
+    i: int,  # which branch, ≥ 0
+) -> ImageNoise:
+    "Noise for the same images that is independent of this and of other branches."
+    return ImageNoise(_hashed(self.seed, i), self.first)
+
+
+def image_noise(
+    source: torch.Generator | ImageNoise | None = None,  # None: the global generator
+) -> ImageNoise:
+    "Noise by image: as given, or of a seed drawn from a generator, on any device."
+    if isinstance(source, ImageNoise):
+        return source
+    _generator(source)
+    where = None if source is None else source.device
+    return ImageNoise(
+        torch.randint(2**63 - 1, (), generator=source, device=where).item()
+    )
+
+
+def _generator(source):
+    "Raise unless it is a source of noise, or None."
+    require(
+        source is None or isinstance(source, (torch.Generator, ImageNoise)),
+        f"got generator={source!r:.40}, want a torch.Generator, an ImageNoise or None: "
+        "for a seed, ImageNoise(seed)",
+    )
+
 # %% ../nbs/08_sampler.ipynb #jjtibjt5
 @patch
 def last(
@@ -591,8 +672,20 @@ def _draws(sampler: Sampler, z: Tensor, n: int, noise, generator):
     for i in range(n):
         if not count:
             yield None
+        elif noise is not None:
+            yield noise[i]
+        elif isinstance(generator, ImageNoise):
+            yield _by_image(generator, z, i + 1, count)
         else:
-            yield torch.randn(shape, **how) if noise is None else noise[i]
+            yield torch.randn(shape, **how)
+
+
+def _by_image(generator: ImageNoise, z: Tensor, draw: int, count: int) -> Tensor:
+    "The noise of a step, drawn by image: like z, or several stacked."
+    if count == 1:
+        return generator(z, draw)
+    like = z[:, None].expand(-1, count, *z.shape[1:])
+    return generator(like, draw).transpose(0, 1)
 
 # %% ../nbs/08_sampler.ipynb #ondtk1ra
 def _sampler(sampler) -> Sampler:
@@ -647,7 +740,8 @@ def sample(
     times: Tensor,  # (n+1,) falling, from `uniform`, `quadratic`, `even_log_snr`, ...
     *,
     noise: Tensor | None = None,  # (n, ...) one draw per step; None: by generator
-    generator: torch.Generator | None = None,  # on the device of z
+    # on the device of z; `ImageNoise`: the same for any batch; None: the global one
+    generator: torch.Generator | ImageNoise | None = None,
     final: bool = True,  # end with the denoising step
     callback=None,  # called with (step number, time reached, state)
     progress: bool = False,  # show a progress bar
@@ -678,9 +772,10 @@ def sample(
     return z
 
 # %% ../nbs/08_sampler.ipynb #ok1lsxng
-def _same_device(generator: torch.Generator | None, z: Tensor):
-    "Raise unless a generator is on the device of the state."
-    where = None if generator is None else generator.device
+def _same_device(generator: torch.Generator | ImageNoise | None, z: Tensor):
+    "Raise unless a generator is on the device of the state, where it has one."
+    _generator(generator)
+    where = getattr(generator, "device", None)
     require(
         where is None or where.type == z.device.type,
         f"the generator is on {where}, the state on {z.device}: want one device",
