@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['require', 'floating', 'act', 'state_layout', 'after_batch', 'as_time', 'exact', 'alone', 'Const', 'describe',
-           'rebuild', 'shown', 'write_atomic', 'save_tensors', 'load_tensors', 'image_grid', 'show_images']
+           'fits_type', 'rebuild', 'shown', 'write_atomic', 'save_tensors', 'load_tensors', 'save_folder',
+           'load_folder', 'image_grid', 'show_images']
 
 # %% ../nbs/00_core.ipynb #000002
 import errno
@@ -15,13 +16,15 @@ import os
 import platform
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, UnionType
+from typing import Union, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -173,19 +176,56 @@ def _address(thing) -> str:
     return f"{thing.__module__}.{thing.__name__}"
 
 # %% ../nbs/00_core.ipynb #000022
-def _known(name: str, allow: tuple, home: str, kind: str, wanted):
+def _known(name, allow: tuple, home: str, kind: str, wanted: Callable):
     "The class or function of that name, if it is one of ours or allowed."
-    module, _, own = name.rpartition(".")
-    known = {_address(c): c for c in allow}.get(name)
+    module, _, own = str(name).rpartition(".")
+    known = {_address(c): c for c in allow}.get(str(name))
     if known is None and (module + ".").startswith(home):
-        known = getattr(import_module(module), own, None)
+        with suppress(ImportError):
+            known = getattr(import_module(module), own, None)
     whose = "one of gud_nb.schedule" if kind == "function" else "one of gud_nb's values"
     require(
-        wanted(known),
+        wanted(known) and _address(known) == name,
         f"got the {kind} {name!r} in a saved file, want {whose}: "
         f"pass your own in allow=({own},) if you trust it",
     )
     return known
+
+
+def _only(plain: dict, *names: str):
+    "Raise unless the keys are these."
+    got, want = ", ".join(sorted(plain)), ", ".join(sorted(names))
+    require(set(plain) == set(names), f"got {got} in a saved file, want {want} alone")
+
+# %% ../nbs/00_core.ipynb #qxv4e9m3
+def fits_type(
+    value,  # anything
+    kind,  # a type, a union of types, or another annotation, which everything fits
+) -> bool:  # True: no reason to refuse it
+    "Whether a value fits an annotation; numbers are no bools, whole ones are floats."
+    if get_origin(kind) in (Union, UnionType):
+        return any(fits_type(value, k) for k in get_args(kind))
+    kind = get_origin(kind) or kind
+    if kind in (int, float):
+        number = (int, float) if kind is float else int
+        return isinstance(value, number) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _tensor(plain: dict, tensors: dict) -> Tensor:
+    "A tensor by its name, or from the numbers in the JSON."
+    t, known = plain["tensor"], isinstance(plain["tensor"], str)
+    _only(plain, "tensor", *(() if known else ("dtype",)))
+    if known:
+        require(t in tensors, f"the tensor {t!r} is missing in a saved file")
+        return tensors[t]
+    dtype = getattr(torch, str(plain["dtype"]), None)
+    ok = isinstance(dtype, torch.dtype)
+    require(ok, f"got the dtype {plain['dtype']!r} in a saved file, want e.g. float64")
+    try:
+        return torch.tensor(t, dtype=dtype)
+    except (TypeError, RuntimeError) as e:
+        raise ValueError(f"got a damaged tensor in a saved file: {e}") from e
 
 # %% ../nbs/00_core.ipynb #s1a79uov
 def rebuild(
@@ -193,31 +233,52 @@ def rebuild(
     tensors: dict,  # the tensors set aside
     allow: tuple = (),  # your own classes that may occur
 ) -> object:  # the value
-    "The value that `describe` wrote; makes our dataclasses and those in `allow` only."
+    """The value that `describe` wrote; makes our dataclasses and those in `allow` only.
+
+    Raises `ValueError` for other classes, and for keys or values that are missing,
+    unknown or of another type than their field.
+    """
     if isinstance(plain, list):
         return tuple(rebuild(p, tensors, allow) for p in plain)
     if not isinstance(plain, dict):
         return plain
     if "tensor" in plain:
-        t = plain["tensor"]
-        if isinstance(t, str):
-            return tensors[t]
-        return torch.tensor(t, dtype=getattr(torch, plain["dtype"]))
+        return _tensor(plain, tensors)
     if "dict" in plain:
-        return {k: rebuild(v, tensors, allow) for k, v in plain["dict"].items()}
+        _only(plain, "dict")
+        inner = plain["dict"]
+        require(isinstance(inner, dict), "got a damaged dict in a saved file")
+        return {k: rebuild(v, tensors, allow) for k, v in inner.items()}
     if "function" in plain:
+        _only(plain, "function")
+        how = "gud_nb.schedule.", "function", _is_function
+        return _known(plain["function"], allow, *how)
+    return _value(plain, tensors, allow)
 
-        def wanted(f):
-            return isinstance(f, FunctionType)
+# %% ../nbs/00_core.ipynb #gugvh981
+def _is_function(f) -> bool:
+    "Whether it is a function with a body in Python."
+    return isinstance(f, FunctionType)
 
-        home = "gud_nb.schedule."
-        return _known(plain["function"], allow, home, "function", wanted)
+
+def _value(plain: dict, tensors: dict, allow: tuple):
+    "A dataclass from its name and its fields, their types compared."
     made = _known(plain.get("class", ""), allow, "gud_nb.", "class", is_dataclass)
+    name = made.__name__
     rest = {k: rebuild(v, tensors, allow) for k, v in plain.items() if k != "class"}
+    for f in fields(made):
+        if f.name in rest:
+            got = type(rest[f.name]).__name__
+            want = getattr(f.type, "__name__", f.type)
+            ok = fits_type(rest[f.name], f.type)
+            require(ok, f"got {f.name} of type {got} in a saved {name}, want {want}")
     try:
         return made(**rest)
-    except TypeError as e:
-        raise ValueError(f"got a damaged {made.__name__} in a saved file: {e}") from e
+    except ValueError:
+        raise
+    except Exception as e:
+        why = " ".join(str(e).split())
+        raise ValueError(f"got a damaged {name} in a saved file: {why}") from e
 
 # %% ../nbs/00_core.ipynb #ndfgozec
 _REASONS = {
@@ -449,6 +510,41 @@ def load_tensors(
     except Exception as e:
         why = " ".join(str(e).split())
         raise ValueError(f"{shown(path)} holds no tensors: {why}") from e
+
+# %% ../nbs/00_core.ipynb #052o0s8e
+def save_folder(
+    folder: Path | str,  # is made; what it holds of these two files is replaced
+    tensors: dict[str, Tensor],  # by name
+    about: dict,  # what they are
+) -> Path:  # the folder
+    "Write `model.safetensors`, which holds all, and a copy of `about`, `config.json`."
+    folder = Path(folder).expanduser()
+    save_tensors(folder / "model.safetensors", tensors, about)
+    text = json.dumps(about, indent=1) + "\n"
+    write_atomic(folder / "config.json", lambda p: p.write_text(text, encoding="utf-8"))
+    return folder
+
+
+def load_folder(
+    folder: Path | str,  # what `save_folder` wrote
+) -> tuple[dict[str, Tensor], dict]:  # the tensors, and what they are
+    "Read `model.safetensors`; a warning where `config.json` says something else."
+    folder = Path(folder).expanduser()
+    tensors, about = load_tensors(folder / "model.safetensors")
+    copy = folder / "config.json"
+    try:
+        same = json.loads(copy.read_text(encoding="utf-8")) == about
+    except FileNotFoundError:
+        same = True
+    except (OSError, ValueError, RecursionError):
+        same = False
+    if not same:
+        warnings.warn(
+            f"{shown(copy)} is not the description inside model.safetensors, which is "
+            "used: to change a model, save it anew",
+            stacklevel=3,
+        )
+    return tensors, about
 
 # %% ../nbs/00_core.ipynb #000030
 def image_grid(
