@@ -15,7 +15,14 @@ from torch import Tensor
 from .basis import Columns, Pixel
 from .core import Const, act, as_time, require
 from .denoiser import Score
-from .sampler import Sampler, default_grid, exponential_heun, sample
+from gud_nb.sampler import (
+    ImageNoise,
+    Sampler,
+    default_grid,
+    exponential_heun,
+    image_noise,
+    sample,
+)
 from .schedule import Schedule
 from .train import DiffusionModel
 
@@ -164,12 +171,13 @@ def _known(model: DiffusionModel, known: Tensor | None) -> Tensor:
     return frozen
 
 
-def _normal(model: DiffusionModel, chi: Tensor, noise: Tensor | None, generator):
+def _normal(
+    model: DiffusionModel, chi: Tensor, noise: Tensor | None, source: ImageNoise
+) -> Tensor:
     "Standard normal numbers for known states and for the prior: checked, or drawn."
     shape = (2, len(chi), model.diffusion.k, *chi.shape[1:])
     if noise is None:
-        how = dict(generator=generator, device=chi.device, dtype=chi.dtype)
-        return torch.randn(shape, **how)
+        return source(chi.new_empty(1).expand(shape).transpose(0, 1)).transpose(0, 1)
     require(
         tuple(noise.shape) == shape,
         f"got noise of shape {tuple(noise.shape)}, want {shape}",
@@ -187,7 +195,8 @@ def inpaint(
     *,
     # (2, batch, k, *comp) normal, of the known states and of the prior; None: drawn
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,  # on the device of `x`
+    # of all noise, by image: the same for any batch; None: the global one
+    generator: torch.Generator | ImageNoise | None = None,
     labels: int | Tensor | None = None,  # one class, or (batch,); None: all
     guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
     aimed: bool = True,  # move the start to its posterior mean: 2 evaluations more
@@ -196,9 +205,10 @@ def inpaint(
 ) -> Tensor:  # (batch, *data)
     "Draw the unknown components of data given the known ones."
     d, chi, frozen = model.diffusion, model.basis(x), _known(model, known).to(x.device)
-    noise = _normal(model, chi, noise, generator)
+    source = image_noise(generator)
+    noise = _normal(model, chi, noise, source)
     times = default_grid(d) if times is None else times
-    how = dict(generator=generator, callback=callback, progress=progress)
+    how = dict(generator=source, callback=callback, progress=progress)
     training = model.training
     model.eval()
     try:
@@ -246,7 +256,9 @@ def extend(
     width: int,  # of the images made, in columns
     *,
     noise: Tensor | None = None,  # (windows, 2, batch, k, *comp); None: drawn
-    **how,  # sampler, times, generator, labels, guidance, aimed: those of `inpaint`
+    # of all noise, by image: the same for any batch; None: the global one
+    generator: torch.Generator | ImageNoise | None = None,
+    **how,  # sampler, times, labels, guidance, aimed: those of `inpaint`
 ) -> Tensor:  # (batch, C, H, width)
     "Continue images by windows, away from the side whose columns are frozen."
     K, leftwards = _known_columns(model)
@@ -256,6 +268,7 @@ def extend(
         noise is None or len(noise) == windows,
         f"got noise for {0 if noise is None else len(noise)} windows, want {windows}",
     )
+    source = image_noise(generator)
     if leftwards:
         x = x.flip(-1)
     for i in range(windows):
@@ -263,7 +276,8 @@ def extend(
         window = torch.cat([x[..., x.shape[-1] - K :], blank], -1)
         own = None if noise is None else noise[i]
         window = window.flip(-1) if leftwards else window
-        found = inpaint(model, window, noise=own, **how)
+        by_image = source.branch(i)
+        found = inpaint(model, window, noise=own, generator=by_image, **how)
         found = found.flip(-1) if leftwards else found
         x = torch.cat([x, found[..., K:]], -1)
     x = x[..., :width]
