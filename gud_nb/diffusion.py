@@ -7,6 +7,7 @@ __all__ = ['hsm', 'Perturbed', 'lift', 'LinearDiffusion', 'Frame', 'frame_at', '
 
 # %% ../nbs/05_diffusion.ipynb #050002
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -18,13 +19,83 @@ from .recipe import Recipe
 from .schedule import Schedule
 from .transition import covariance, scale_tril, transition, tril_inverse
 
+# %% ../nbs/05_diffusion.ipynb #lnzfusvw
+#| code-fold: true
+def _seen(v) -> str:
+    "A value for an error: short ones as they are, others by their type."
+    if isinstance(v, Tensor):
+        return f"a tensor {tuple(v.shape)} in {v.dtype}"
+    if isinstance(v, type):
+        return f"the class {v.__name__}"
+    plain = v is None or isinstance(v, (int, float, complex, str))
+    return f"{v!r:.60}" if plain else f"a {type(v).__name__}"
+
+
+def _kind(name: str, v, kind, want: str):
+    "The value itself; raise unless it is of a class."
+    require(isinstance(v, kind), f"got {name}={_seen(v)}, want {want}")
+    return v
+
+
+def _callable(name: str, v, want: str):
+    "The value itself; raise unless it can be called, and is no class."
+    ok = callable(v) and not isinstance(v, type)
+    require(ok, f"got {name}={_seen(v)}, want a function {want}")
+    return v
+
+
+def _whole(name: str, n, least: int = 0) -> int:
+    "A whole number; raise unless it is one of at least so much."
+    ok = isinstance(n, Integral) and not isinstance(n, bool) and n >= least
+    require(ok, f"got {name}={_seen(n)}, want an integer ≥ {least}")
+    return int(n)
+
+
+def _real(name: str, v):
+    "The value itself; raise unless it is one real number."
+    one = isinstance(v, Tensor) and v.ndim == 0 and v.is_floating_point()
+    ok = one or (isinstance(v, Real) and not isinstance(v, bool))
+    require(ok and float(v) == float(v), f"got {name}={_seen(v)}, want a number")
+    return v
+
+# %% ../nbs/05_diffusion.ipynb #a8kvso9l
+#| code-fold: true
+def _shaped(name: str, x: Tensor, shape: tuple, like: Tensor | None = None):
+    "Raise unless a floating tensor has a shape, and dtype and device of another."
+    got, shape = tuple(floating(name, x).shape), tuple(shape)
+    require(got == shape, f"got {name} of shape {got}, want {shape}")
+    if like is not None:
+        ok = (x.dtype, x.device) == (like.dtype, like.device)
+        kind = f"{like.dtype} on {like.device}"
+        got = f"{x.dtype} on {x.device}"
+        require(ok, f"got {name} in {got}, want {kind}: convert with .to()")
+
+
+def _time(t) -> Tensor:
+    "A time or times in [0, 1], () or (batch,), float64; values are checked on a CPU."
+    steps = isinstance(t, Tensor) and not t.is_floating_point()
+    try:
+        require(not steps and not isinstance(t, (bool, str)), "")
+        found = torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        rule = "want a time in [0, 1], or one for each image: step i of n is at t = i/n"
+        raise ValueError(f"got t={_seen(t)}, {rule}") from None
+    if found.device.type == "cpu":
+        off = ~((found > -1e-6) & (found < 1 + 1e-6))  # NaN is off, too
+        if bool(off.any()):
+            first = found[off][0].item() if found.ndim else found.item()
+            rule = "want times in [0, 1]: step i of n is at t = i/n"
+            require(False, f"got t={first:.4g}, {rule}")
+    return as_time(found)
+
 # %% ../nbs/05_diffusion.ipynb #050005
 def hsm(
     recipe: Recipe,  # k phases
     kappa: float = 0.04,  # variance of the auxiliary start over the stationary one, ≥ 0
 ) -> Tensor:  # (..., k, k)
     "Covariance of the auxiliary start, $diag(0, κM)$: `Sigma0` or `aux_cov` of DSM."
-    require(kappa >= 0, f"kappa must be ≥ 0: got {kappa}")
+    _kind("recipe", recipe, Recipe, "a Recipe, such as psld()")
+    require(_real("kappa", kappa) >= 0, f"kappa must be ≥ 0: got {kappa}")
     C = kappa * recipe.S.clone()
     C[..., 0, :] = C[..., :, 0] = 0
     return C
@@ -39,18 +110,23 @@ class Perturbed(NamedTuple):
     L: Tensor  # (batch or 1, k, k, *comp or 1s) z = mean + L eps
 
 
+def _batched(name: str, x: Tensor) -> Tensor:
+    "A floating tensor; raise unless it has a batch axis."
+    ok = floating(name, x).ndim > 0
+    require(ok, f"got {name} of shape (), want (batch, *comp)")
+    return x
+
+
 def lift(
     chi: Tensor,  # (batch, *comp) components
     k: int,  # number of phases
     aux: Tensor | None = None,  # (batch, k-1, *comp) auxiliary start; None: 0
 ) -> Tensor:  # (batch, k, *comp)
     "Components as the positions of states."
-    want = (len(chi), k - 1, *chi.shape[1:])
+    n, *comp = _batched("components", chi).shape
+    want = (n, _whole("k", k, 1) - 1, *comp)
     aux = chi.new_zeros(want) if aux is None else aux
-    require(
-        aux.shape == want,
-        f"got an auxiliary start of shape {tuple(aux.shape)}, want {want}",
-    )
+    _shaped("an auxiliary start", aux, want)
     return torch.cat([chi[:, None], aux], 1)
 
 # %% ../nbs/05_diffusion.ipynb #050010
@@ -65,29 +141,52 @@ class LinearDiffusion:
     by_snr: bool = False  # γ of the schedule is minus the log-SNR of this recipe
 
     def __post_init__(self):
-        k, r = self.k, self.recipe.shape
+        _kind("recipe", self.recipe, Recipe, "a Recipe, such as psld()")
+        _kind("schedule", self.schedule, Schedule, "a Schedule, such as LinearBeta()")
+        _kind("by_snr", self.by_snr, bool, "True or False")
         for name in ("Sigma0", "aux_cov"):
-            C = getattr(self, name)
-            require(
-                C is None or tuple(C.shape[-2:]) == (k, k),
-                f"{name} must be (..., {k}, {k}) for this recipe: "
-                f"got {None if C is None else tuple(C.shape)}",
-            )
-            if C is not None:
-                covariance(self.recipe, 1.0, C)  # raises unless it is one
-                still = name == "Sigma0" or not bool(C[..., 0, :].any())
-                require(still, "aux_cov must leave the position alone: want 0 in row 0")
+            _is_start(self.recipe, name, getattr(self, name))
         why = self.recipe.inadmissible()
         require(why is None, f"this recipe cannot generate: {why}")
         if self.by_snr:
             object.__setattr__(self, "schedule", _by_snr(self))
-        s = tuple(self.schedule.shape)
+        r, s = tuple(self.recipe.shape), tuple(self.schedule.shape)
         require(
             not r or not s or len(r) == len(s),
-            f"the recipe has component axes {tuple(r)}, the schedule {s}: "
+            f"the recipe has component axes {r}, the schedule {s}: "
             "give both the same number of axes",
         )
-        self.schedule.check()
+        _rises(self.schedule.check())
+
+# %% ../nbs/05_diffusion.ipynb #3nm6r4v6
+def _is_start(recipe: Recipe, name: str, C: Tensor | None):
+    "Raise unless it is a covariance of a start; a drawn one leaves the position."
+    if C is None:
+        return
+    floating(name, C)
+    k, got = recipe.k, tuple(C.shape)
+    require(
+        got[-2:] == (k, k),
+        f"{name} must be (..., {k}, {k}) for this recipe: got {got}",
+    )
+    covariance(recipe, 1.0, C)  # raises unless it is one
+    still = name == "Sigma0" or not bool(C[..., 0, :].any())
+    require(still, "aux_cov must leave the position alone: want 0 in row 0")
+
+
+def _rises(schedule: Schedule):
+    "Raise unless B, of one schedule for all images, is a number ≥ 0 that rises."
+    if schedule.images is not None:
+        return
+    times = torch.tensor([0.1, 0.4, 0.7, 1.0], dtype=torch.float64)
+    B = floating("B of a schedule", schedule.B(times)).reshape(4, -1)
+    ok = bool((B >= 0).all() and (B.diff(dim=0) >= -1e-9 * (1 + B[1:])).all())
+    first = [f"{b:.3g}" for b in B[:, 0].tolist()]
+    require(
+        ok,
+        f"got B = {', '.join(first)} at t = 0.1, 0.4, 0.7, 1 from "
+        f"{type(schedule).__name__}, want numbers ≥ 0 that never fall",
+    )
 
 # %% ../nbs/05_diffusion.ipynb #704cfnqu
 @patch(as_prop=True)
@@ -113,6 +212,7 @@ def start(self: LinearDiffusion) -> Tensor | None:
 @patch
 def _has_axes(self: LinearDiffusion, like: Tensor):
     "Raise unless a state has the phases and component axes of the process."
+    _kind("a state", like, Tensor, f"a tensor (batch, {self.k}, *comp)")
     comp, k = tuple(like.shape[2:]), self.k
     require(
         like.ndim >= 2 and like.shape[1] == k,
@@ -166,7 +266,7 @@ def B(
     like: Tensor,  # (batch, k, *comp) a state, for its shape
 ) -> Tensor:  # (batch or 1, *comp or 1s) float64, on the device of t
     "B(t), lined up with a state."
-    t = as_time(t)
+    t = _time(t)
     return self._line_up(self.schedule.B(t), t, like)
 
 # %% ../nbs/05_diffusion.ipynb #g59z42lw
@@ -177,7 +277,7 @@ def beta(
     like: Tensor,  # (batch, k, *comp) a state, for its shape
 ) -> Tensor:  # (batch or 1, *comp or 1s) float64, on the device of t
     "β(t) = dB/dt, lined up with a state."
-    t = as_time(t)
+    t = _time(t)
     return self._line_up(self.schedule.beta(t), t, like)
 
 # %% ../nbs/05_diffusion.ipynb #050015
@@ -235,12 +335,12 @@ def _said(t) -> str:
 
 # %% ../nbs/05_diffusion.ipynb #050018
 @patch
-def _fits(self: LinearDiffusion, t: float | Tensor, z: Tensor):
-    "Raise unless there is one time for all images, or one for each."
-    n = torch.as_tensor(t).numel()
-    require(
-        n in (1, len(z)), f"got {n} times for a batch of {len(z)}, want 1 or {len(z)}"
-    )
+def _fits(self: LinearDiffusion, t: float | Tensor, z: Tensor) -> Tensor:
+    "Times as a tensor; raise unless there is one for all images, or one for each."
+    t = _time(t)
+    n, batch = t.numel(), len(_batched("a state", z))
+    require(n in (1, batch), f"got {n} times for a batch of {batch}, want 1 or {batch}")
+    return t
 
 
 @patch
@@ -252,23 +352,20 @@ def perturb(
     aux: Tensor | None = None,  # (batch, k-1, *comp) known auxiliary start (DSM)
 ) -> Perturbed:
     "Noise data up to time t in one step."
-    want = (len(floating("data", chi)), self.k, *chi.shape[1:])
-    require(
-        tuple(noise.shape) == want,
-        f"got noise of shape {tuple(noise.shape)}, want {want}",
-    )
+    n, *comp = _batched("data", chi).shape
+    _shaped("noise", noise, (n, self.k, *comp), chi)
     require(
         aux is not None or self.aux_cov is None,
         "this diffusion was built for a known auxiliary start (DSM): "
         "pass aux, e.g. from draw_aux",
     )
-    self._fits(t, chi)
-    B = self.B(t, noise)
+    B = self.B(self._fits(t, chi), noise)
     Phi, _, L = transition(self.recipe, B, self.Sigma0, checked=True)
     Phi, L = state_layout(Phi), state_layout(L)
     if aux is None:  # Φ acts on (χ, 0, ...): its first column is enough
         mean = Phi[:, :, 0].to(chi) * chi[:, None]
     else:
+        _shaped("an auxiliary start", aux, (n, self.k - 1, *comp), chi)
         mean = act(Phi, lift(chi, self.k, aux))
     return Perturbed(act(L, noise, mean), noise, mean, L)
 
@@ -281,12 +378,27 @@ def draw_aux(
     "The auxiliary start that DSM conditions on; None where there is nothing to draw."
     if self.aux_cov is None:
         return None
+    got, rest = tuple(floating("noise", noise).shape), self.k - 1
+    require(got[1:2] == (rest,), f"got noise of shape {got}, want (batch, {rest}, ...)")
     values, vectors = torch.linalg.eigh(self.aux_cov[..., 1:, 1:].to(noise.device))
     root = vectors * values.clamp(min=0).sqrt()[..., None, :]
     comps = (1,) * (noise.ndim - 2) if root.ndim == 2 else root.shape[:-2]
     return act(state_layout(root.reshape(1, *comps, *root.shape[-2:])), noise)
 
 # %% ../nbs/05_diffusion.ipynb #050019
+def _variances(v) -> Tensor:
+    "Variances as a float64 tensor, checked."
+    try:
+        v = torch.as_tensor(v, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"got variance={_seen(v)}, want one number for all, or one per component"
+        ) from None
+    ok = bool(((v >= 0) & v.isfinite()).all())
+    require(ok, f"got a variance of {v.min():.3g}, want finite numbers ≥ 0")
+    return v
+
+
 @patch
 def start_of(
     self: LinearDiffusion,
@@ -295,7 +407,7 @@ def start_of(
     "Covariance of the whole start: data of a variance, and the auxiliary start."
     if variance is None:
         return self.start
-    variance = torch.as_tensor(variance, dtype=torch.float64)
+    variance = _variances(variance)
     data = torch.zeros(*variance.shape, self.k, self.k).to(variance)
     data[..., 0, 0] = variance
     return data if self.start is None else data + self.start.to(data)
@@ -310,7 +422,7 @@ def prior(
     "Draw from the law of $z_1$ for data at 0, or for Gaussian data of a variance."
     comp = floating("noise", noise).shape[2:]
     if variance is not None:
-        seen = torch.as_tensor(variance).shape
+        seen = _variances(variance).shape
         require(
             seen in ((), comp),
             f"got variances of shape {tuple(seen)}, "
@@ -327,16 +439,20 @@ def prior_mismatch(
     against: Tensor | None = None,  # (..., k, k) of another prior; None: `prior`
 ) -> Tensor:  # (*comp) nats
     "KL of the true law of $z_1$, for Gaussian data, from the prior of the samplers."
-    variance = torch.as_tensor(variance, dtype=torch.float64)
+    variance = _variances(variance)
     comp = variance.shape or self.schedule.shape or (1,)
     like = variance.new_zeros(1, self.k, *comp)
     if against is None:
         x = variance * self.frame(1.0, like).w.square().sum(-1)[0]
         return (x - torch.log1p(x)) / 2
+    k = self.k
+    ok = tuple(floating("against", against).shape[-2:]) == (k, k)
+    got = tuple(against.shape)
+    require(ok, f"got against of shape {got}, want a covariance (..., {k}, {k})")
     C = covariance(self.recipe, self.B(1.0, like), self.start_of(variance))[0]
     M = torch.linalg.solve(against.to(C).expand_as(C), C)
     trace = M.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return (trace - self.k - torch.linalg.slogdet(M)[1]) / 2
+    return (trace - k - torch.linalg.slogdet(M)[1]) / 2
 
 # %% ../nbs/05_diffusion.ipynb #050031
 @patch
@@ -345,7 +461,7 @@ def F(
     t: float | Tensor,  # () or (batch,)
 ) -> Tensor:  # (*t.shape, *schedule.shape, k, k)
     "Drift matrix $½βA$."
-    beta = self.schedule.beta(t)[..., None, None]
+    beta = self.schedule.beta(_time(t))[..., None, None]
     return beta * self.recipe.on(beta.device).A / 2
 
 
@@ -355,7 +471,7 @@ def G(
     t: float | Tensor,  # () or (batch,)
 ) -> Tensor:  # (*t.shape, *schedule.shape, k, k)
     "Noise matrix $√β G$."
-    beta = self.schedule.beta(t)[..., None, None]
+    beta = self.schedule.beta(_time(t))[..., None, None]
     return beta.sqrt() * self.recipe.on(beta.device).G
 
 
@@ -367,8 +483,8 @@ def reverse_drift(
     t: float | Tensor,  # () or (batch,)
 ) -> Tensor:  # (batch, k, *comp)
     "Drift $½βAz - βDs$ of the reverse SDE, as a velocity in t (Anderson 1982)."
-    self._fits(t, z)
-    beta = self.beta(t, z)[..., None, None]
+    beta = self.beta(self._fits(t, z), z)[..., None, None]
+    _shaped("a score", s, z.shape)
     r = self.recipe.on(beta.device)
     return act(-state_layout(beta * r.D), s, act(state_layout(beta * r.A / 2), z))
 
@@ -381,8 +497,8 @@ def flow(
     t: float | Tensor,  # () or (batch,)
 ) -> Tensor:  # (batch, k, *comp)
     "Velocity $½β(Az - Ds)$ of the probability flow (Song et al. 2021)."
-    self._fits(t, z)
-    half = self.beta(t, z)[..., None, None] / 2
+    half = self.beta(self._fits(t, z), z)[..., None, None] / 2
+    _shaped("a score", s, z.shape)
     r = self.recipe.on(half.device)
     return act(-state_layout(half * r.D), s, act(state_layout(half * r.A), z))
 
@@ -446,8 +562,7 @@ def kernel(
     z: Tensor,  # (batch, k, *comp) state, for shape, dtype and device
 ) -> Kernel:
     "The perturbation kernel at time t, as coefficients for this state."
-    self._fits(t, z)
-    return self.frame(t, z).kernel(z)
+    return self.frame(self._fits(t, z), z).kernel(z)
 
 # %% ../nbs/05_diffusion.ipynb #ramzjh6v
 @patch
@@ -466,7 +581,9 @@ def score(
     chi: Tensor,  # (batch, *comp) posterior mean
 ) -> Tensor:  # (batch, k, *comp)
     "The score $s = -T^{-⊤}(T^{-1}z - wχ)$ from a posterior mean."
-    along = self.pull * (chi - self.observe(z))[:, None]
+    y = self.observe(z)
+    _shaped("a posterior mean", chi, y.shape)
+    along = self.pull * (chi - y)[:, None]
     return along if z.shape[1] == 1 else act(self.drag, z, along)
 
 
@@ -477,7 +594,9 @@ def data(
     s: Tensor,  # (batch, k, *comp) value of the score there
 ) -> Tensor:  # (batch, *comp)
     "The posterior mean $y + e^{-λ}φ^⊤s$ from a score (Tweedie's formula)."
-    return act(self.tweedie, s, act(self.row, z))[:, 0]
+    y = act(self.row, z)
+    _shaped("a score", s, z.shape)
+    return act(self.tweedie, s, y)[:, 0]
 
 
 @patch
@@ -487,7 +606,9 @@ def noise(
     chi: Tensor,  # (batch, *comp) posterior mean
 ) -> Tensor:  # (batch, k, *comp)
     "The expected noise $T^{-1}z - wχ$, which is $-T^⊤s$."
-    along = self.w * (self.observe(z) - chi)[:, None]
+    y = self.observe(z)
+    _shaped("a posterior mean", chi, y.shape)
+    along = self.w * (y - chi)[:, None]
     return along if z.shape[1] == 1 else act(self.rest, z, along)
 
 # %% ../nbs/05_diffusion.ipynb #pks1jm50
@@ -634,6 +755,7 @@ def with_schedule(
     schedule: Schedule,  # takes the place of the present one
 ) -> LinearDiffusion:
     "The same recipe and start on another schedule."
+    _kind("schedule", schedule, Schedule, "a Schedule, such as LinearBeta()")
     if self.by_snr and not isinstance(schedule, SNRSchedule):
         schedule = SNRSchedule(schedule, self.schedule.table)
     return replace(self, schedule=schedule)
