@@ -95,18 +95,19 @@ class Leg:
         got = f"got steps={self.steps}, minutes={self.minutes}"
         one = (self.steps is None) != (self.minutes is None)
         require(one, f"give a budget, steps or minutes: {got}")
-        total = self.minutes if self.steps is None else self.steps
+        done, total, unit = self._spent(self.begin_step, self.begin_seconds)
         require(0 < total < math.inf, f"the budget must be > 0 and finite: {got}")
         rate = f"the learning rate must be > 0 and finite: got lr={self.lr}"
         require(0 < self.lr < math.inf, rate)
-        done, unit = self.begin_step, "steps"
+        reached = f"{unit}={total:g} is reached, the run has {done:.6g}"
+        count = f"{unit} count from the beginning of the run"
+        require(done < total, f"{reached}: {count}, give more")
+
+    def _spent(self, step: int, seconds: float) -> tuple:
+        "What is spent and what there is, in the unit of the budget."
         if self.steps is None:
-            done, unit = self.begin_seconds / 60, "minutes"
-        require(
-            done < total,
-            f"{unit}={total:g} is reached, the run has {done:.6g}: {unit} count from "
-            "the beginning of the run, give more",
-        )
+            return seconds / 60, self.minutes, "minutes"
+        return step, self.steps, "steps"
 
 # %% ../nbs/11c_runs.ipynb #11c00016
 @patch
@@ -116,12 +117,9 @@ def used(
     seconds: float,  # spent, from the beginning of the run
 ) -> float:  # in [0, 1]
     "Share of this leg that is used."
-    if self.steps is None:
-        done, whole = seconds - self.begin_seconds, 60 * self.minutes
-        whole -= self.begin_seconds
-    else:
-        done, whole = step - self.begin_step, self.steps - self.begin_step
-    return min(1.0, max(0.0, done / whole))
+    begin, total, _ = self._spent(self.begin_step, self.begin_seconds)
+    now = self._spent(step, seconds)[0]
+    return min(1.0, max(0.0, (now - begin) / (total - begin)))
 
 
 @patch
@@ -135,7 +133,7 @@ def rate(
     warm = min(1.0, (step - self.begin_step + 1) / max(1, warmup))
     return self.lr * warm * (1 + math.cos(math.pi * self.used(step, seconds))) / 2
 
-
+# %% ../nbs/11c_runs.ipynb #11c00050
 @patch
 def then(
     self: Leg,
@@ -261,9 +259,8 @@ def trim(
     step: int,  # the last that stays
 ):
     "Remove torn rows, and those beyond a step; atomically."
-    header, *rows = self._lines() or [[]]
-    i = header.index("step") if header else 0
-    lines = [header, *(r for r in rows if int(r[i]) <= step)]
+    header, *rows = self._lines()
+    lines = [header, *(r for r in rows if int(r[header.index("step")]) <= step)]
 
     def write(path: Path):
         with open(path, "w", newline="", encoding="utf-8") as f:
@@ -277,23 +274,22 @@ def trim(
 def _lines(self: Log) -> list[list[str]]:
     "Header and rows as text; torn ones are left out."
     if not self.path.is_file():
-        return []
+        return [[]]
     with _usable(self.path):
         text = self.path.read_bytes().decode("utf-8", "replace")
-    whole = text[: text.rfind("\n") + 1].split("\n")[:-1]
-    header, *rows = list(csv.reader(whole)) or [[]]
+    header, *rows = list(csv.reader(text.split("\n")[:-1])) or [[]]
+    if not header:
+        return [[]]
     want = "no column 'step' in its first line: move it away"
-    readable = not header or "step" in header
-    require(readable, f"{shown(self.path)} is damaged, {want}")
-    i = header.index("step") if header else 0
-    rows = [r for r in rows if len(r) == len(header) and r[i].isdecimal()]
-    return [header, *rows] if header else []
+    require("step" in header, f"{shown(self.path)} is damaged, {want}")
+    i, n = header.index("step"), len(header)
+    return [header, *(r for r in rows if len(r) == n and r[i].isdecimal())]
 
 
 @patch
 def rows(self: Log) -> list[dict]:  # as given to `append`, numbers by name
     "All rows, read from the file."
-    header, *rows = self._lines() or [[]]
+    header, *rows = self._lines()
     return [{k: _number(v) for k, v in zip(header, r)} for r in rows]
 
 
@@ -321,6 +317,26 @@ _LOG = "loss.csv"
 _RECORD = "run.json"
 
 
+def _process() -> dict:
+    "What tells this process from others."
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    return dict(date=now, host=platform.node(), pid=os.getpid())
+
+
+def _write_json(path: Path, value: dict):
+    "Write a JSON file for people, atomically."
+    text = json.dumps(value, indent=1)
+    write_atomic(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
+
+
+def _read_json(path: Path) -> dict:
+    "A dict from a JSON file; an empty one where there is none that can be read."
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+# %% ../nbs/11c_runs.ipynb #11c00051
 class RunFolder:
     """The folder of a training run, with one owner at a time: a context manager.
 
@@ -341,39 +357,18 @@ class RunFolder:
         require(not (resume and overwrite), both)
         require(keep >= 0, f"got keep={keep}, want seconds between checkpoints, ≥ 0")
         try:
-            self.identity = json.loads(json.dumps(identity, allow_nan=False))
+            identity = json.loads(json.dumps(identity, allow_nan=False))
         except (TypeError, ValueError) as e:
             raise ValueError(f"got an identity that is not plain JSON: {e}") from e
         self.path = Path(path).expanduser()
         self.resume, self.overwrite, self.keep = resume, overwrite, keep
-        self.last = None  # the checkpoint in the folder, without its tensors
-        self.legs = ()
         self.log = Log(self.path / _LOG)
-        self.since = time.monotonic()  # the last checkpoint, or the beginning
-        self.saved = False  # since the beginning
+        # the checkpoint in the folder, without its tensors; of step 0 in a new run
+        self.last = Checkpoint(step=0, seconds=0.0, identity=identity, legs=())
+        self.next_save = math.inf  # by time.monotonic(), seconds
         self._lock = FileLock(self.path / ".lock")
 
 # %% ../nbs/11c_runs.ipynb #11c00027
-def _json(path: Path) -> dict:
-    "A dict from a JSON file; an empty one where there is none that can be read."
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
-
-
-def _write_json(path: Path, value: dict):
-    "Write a JSON file for people, atomically."
-    text = json.dumps(value, indent=1)
-    write_atomic(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
-
-
-def _process() -> dict:
-    "What tells this process from others."
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return dict(date=now, host=platform.node(), pid=os.getpid())
-
-
 @patch
 def _own(self: RunFolder):
     "Take the lock, or refuse the folder."
@@ -383,28 +378,27 @@ def _own(self: RunFolder):
         try:
             self._lock.acquire(timeout=0)
         except Timeout as e:
-            by = _json(owner)
+            by = _read_json(owner)
             raise ValueError(
                 f"{shown(self.path)} is in use by another run (process {by.get('pid')} "
                 f"on {by.get('host')}): wait for its end, or choose another folder"
             ) from e
     _write_json(owner, _process())
 
-# %% ../nbs/11c_runs.ipynb #11c00028
+
 @patch
 def __enter__(self: RunFolder) -> RunFolder:
     "Take the folder, and read its checkpoint where the run is resumed."
     path = self.path / _CHECKPOINT
     with _usable(path):
-        there = path.is_file()
-    if self.resume:
-        require(there, f"nothing to resume, there is no file {shown(path)}")
+        there = path.is_file() or not self.resume
+    require(there, f"nothing to resume, there is no file {shown(path)}")
     self._own()
     try:
         if self.resume:
             self._go_on()
         else:
-            self._begin_anew()
+            self._clear()
     except BaseException:
         self._lock.release()
         raise
@@ -416,17 +410,17 @@ def __exit__(self: RunFolder, *error):
     "Give the folder back."
     self._lock.release()
 
-
+# %% ../nbs/11c_runs.ipynb #11c00028
 @patch
-def _begin_anew(self: RunFolder):
-    "Refuse a folder that holds a run, or remove it if that is wanted."
+def _clear(self: RunFolder):
+    "Refuse a folder that holds a run, or remove the run if that is wanted."
     files = [self.path / name for name in (_CHECKPOINT, _BEST, _LOG, _RECORD)]
     files = [f for f in files if os.path.lexists(f)]
-    require(
-        self.overwrite or not files,
-        f"{shown(self.path)} holds a run already ({_which(self.path)}): resume it, "
-        "overwrite it, or choose another folder",
-    )
+    if files and not self.overwrite:
+        raise ValueError(
+            f"{shown(self.path)} holds a run already ({_which(self.path)}): resume it, "
+            "overwrite it, or choose another folder"
+        )
     with _usable(self.path):
         for f in files:
             f.unlink()
@@ -434,7 +428,7 @@ def _begin_anew(self: RunFolder):
 
 def _which(folder: Path) -> str:
     "The recipe and the step of the run in a folder."
-    identity, step = _json(folder / _RECORD).get("identity"), "without a checkpoint"
+    identity, step = _read_json(folder / _RECORD).get("identity"), "no checkpoint"
     if (folder / _CHECKPOINT).exists():
         try:
             found = read_checkpoint(folder / _CHECKPOINT)
@@ -457,20 +451,20 @@ def load(
 @patch
 def _go_on(self: RunFolder):
     "Read the checkpoint, refuse one of another run, repair what a kill has left."
-    self.last = replace(self.load(), tensors={})
-    differ = differences(self.last.identity, self.identity)
+    last = self.load()
+    differ = differences(last.identity, self.last.identity)
     more = f"; and {len(differ) - 4} more" if len(differ) > 4 else ""
     require(
         not differ,
         f"{shown(self.path)} holds another run ({'; '.join(differ[:4])}{more}): "
         "resume with the same settings, or choose another folder",
     )
-    self.legs = self.last.legs
-    self.log.trim(self.last.step)
-    if self.last.score is not None and self.last.score == self.last.best:
+    self.last = replace(last, tensors={})
+    self.log.trim(last.step)
+    if last.score is not None and last.score == last.best:
         self._keep_best()
 
-
+# %% ../nbs/11c_runs.ipynb #11c00053
 @patch
 def begin(
     self: RunFolder,
@@ -479,34 +473,32 @@ def begin(
     lr: float | None = None,  # highest learning rate; None: that of the checkpoint
 ) -> Leg:  # the leg to follow
     "Begin the run or its next leg, or go on with the leg of the checkpoint."
-    now, self.since = self.last, time.monotonic()
-    if now is None:
-        self.legs = (Leg(steps, minutes, Leg.lr if lr is None else lr),)
+    last = self.last
+    if not last.legs:
+        leg = Leg(steps, minutes, Leg.lr if lr is None else lr)
+        self.last = replace(last, legs=(leg,))
     else:
-        leg = now.legs[-1].then(now.step, now.seconds, steps, minutes, lr)
-        if leg != now.legs[-1]:
-            self.legs = (*now.legs, leg)
-            replace(self.load(), legs=self.legs).write(self.path / _CHECKPOINT)
+        leg = last.legs[-1].then(last.step, last.seconds, steps, minutes, lr)
+        if leg != last.legs[-1]:
+            self.last = replace(last, legs=(*last.legs, leg))
+            new = replace(self.load(), legs=self.last.legs)
+            new.write(self.path / _CHECKPOINT)
+    self._record()
+    self.next_save = time.monotonic() + min(10.0, self.keep)
+    return leg
+
+
+@patch
+def _record(self: RunFolder):
+    "Write down who runs what, for people."
     path = self.path / _RECORD
-    starts = _json(path).get("starts")
-    start = _process() | dict(step=self.step, command=shlex.join(sys.argv))
+    before = _read_json(path).get("starts")
+    before = before if isinstance(before, list) else []
+    start = _process() | dict(step=self.last.step, command=shlex.join(sys.argv))
     start |= dict(gud_nb=__version__, torch=torch.__version__)
-    starts = [*(starts if isinstance(starts, list) else []), start]
-    legs = [asdict(leg) for leg in self.legs]
-    _write_json(path, dict(identity=self.identity, legs=legs, starts=starts))
-    return self.legs[-1]
-
-
-@patch(as_prop=True)
-def step(self: RunFolder) -> int:  # 0 before the first checkpoint
-    "Steps done at the last checkpoint."
-    return 0 if self.last is None else self.last.step
-
-
-@patch(as_prop=True)
-def seconds(self: RunFolder) -> float:  # 0 before the first checkpoint
-    "Seconds spent at the last checkpoint."
-    return 0.0 if self.last is None else self.last.seconds
+    legs = [asdict(leg) for leg in self.last.legs]
+    starts = dict(legs=legs, starts=[*before, start])
+    _write_json(path, dict(identity=self.last.identity) | starts)
 
 # %% ../nbs/11c_runs.ipynb #11c00035
 @patch
@@ -523,28 +515,44 @@ def save(
     Raises `ValueError` then, and where the file can't be written; the old checkpoint
     stays in both cases.
     """
-    bad = [k for k, v in tensors.items() if not torch.isfinite(v).all()]
-    if score is not None and not math.isfinite(score):
-        bad.append("the loss")
-    first = "".join(bad[:1])
-    stays = f"the checkpoint of step {self.step} stays in {shown(self.path)}, resume"
-    stays = "there was no checkpoint before, begin again" if not self.last else stays
-    require(
-        not bad,
-        f"the run has diverged, {first} is not finite at step {step}: {stays} with a "
-        "lower learning rate",
-    )
-    require(self.legs, "call `begin` before `save`: a checkpoint holds the legs")
-    best = None if self.last is None else self.last.best
+    require(self.last.legs, "call `begin` before `save`: a checkpoint holds the legs")
+    self._check(step, tensors, score)
+    best = self.last.best
     better = score is not None and (best is None or score < best)
-    best = score if better else best
-    now = dict(step=step, seconds=seconds, identity=self.identity, legs=self.legs)
-    now = Checkpoint(**now, about=about or {}, score=score, best=best)
+    now = dict(step=step, seconds=seconds, about=about or {}, score=score)
+    now = replace(self.last, **now, best=score if better else best)
     replace(now, tensors=tensors).write(self.path / _CHECKPOINT)
-    self.last, self.since, self.saved = now, time.monotonic(), True
+    self.last, self.next_save = now, time.monotonic() + self.keep
     if better:
         self._keep_best()
     return now
+
+
+@patch
+def due(
+    self: RunFolder,
+    now: float | None = None,  # by time.monotonic(), seconds; None: at this moment
+) -> bool:
+    "Whether to save: after 10 s at the latest the first time, then every `keep` s."
+    return (time.monotonic() if now is None else now) >= self.next_save
+
+# %% ../nbs/11c_runs.ipynb #11c00054
+@patch
+def _check(self: RunFolder, step: int, tensors: dict, score: float | None):
+    "Refuse numbers that are not finite."
+    bad = [k for k, v in tensors.items() if not torch.isfinite(v).all()]
+    if score is not None and not math.isfinite(score):
+        bad.append("the loss")
+    kept = (
+        f"the checkpoint of step {self.last.step} stays in {shown(self.path)}, resume"
+    )
+    if not self.last.step:
+        kept = "there was no checkpoint before, begin again"
+    require(
+        not bad,
+        f"the run has diverged, {''.join(bad[:1])} is not finite at step {step}: "
+        f"{kept} with a lower learning rate",
+    )
 
 
 @patch
@@ -559,17 +567,6 @@ def _keep_best(self: RunFolder):
             shutil.copyfile(self.path / _CHECKPOINT, own)
         os.replace(own, best)
         own.unlink(missing_ok=True)  # it is left where both were one file
-
-
-@patch
-def due(
-    self: RunFolder,
-    now: float | None = None,  # by time.monotonic(), seconds; None: now
-) -> bool:
-    "Whether to save: after 10 s at the latest the first time, then every `keep` s."
-    now = time.monotonic() if now is None else now
-    wait = self.keep if self.saved else min(10.0, self.keep)
-    return now - self.since >= wait
 
 # %% ../nbs/11c_runs.ipynb #11c00042
 class Signals:
@@ -597,12 +594,14 @@ class Signals:
             signal.signal(number, handler)
         self._before.clear()
 
-    def _catch(self, number: int, frame):
-        "The handler."
-        self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
-            raise KeyboardInterrupt
-        self.caught = self.caught or signal.Signals(number)
+# %% ../nbs/11c_runs.ipynb #11c00055
+@patch
+def _catch(self: Signals, number: int, frame):
+    "The handler."
+    self._interrupts += number == signal.SIGINT
+    if self._interrupts > 1:
+        raise KeyboardInterrupt
+    self.caught = self.caught or signal.Signals(number)
 
 
 @patch
