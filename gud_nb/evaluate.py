@@ -8,7 +8,6 @@ __all__ = ['Distance', 'frechet_distance', 'energy_distance', 'Classifier', 'tra
            'power_spectrum', 'spectrum_error', 'film_strip']
 
 # %% ../nbs/13_evaluate.ipynb #130002
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,7 +19,15 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .basis import DCT, moments
-from .core import image_grid, require, write_atomic
+from gud_nb.core import (
+    image_grid,
+    load_folder,
+    one_line,
+    require,
+    save_folder,
+    shown,
+)
+from .model import build_network
 
 # %% ../nbs/13_evaluate.ipynb #130005
 @dataclass(frozen=True)
@@ -223,38 +230,25 @@ def save_classifier(
     model: Classifier,  # its weights and its configuration are kept
     **facts,  # JSON values: data, seed, epochs, accuracy, n_test, …
 ) -> Path:  # the folder
-    "Write float16 weights as safetensors and all else as JSON."
-    from safetensors.torch import save
-
-    folder = Path(folder)
-    weights = {
-        k: (v.half() if v.is_floating_point() else v).cpu().contiguous()
-        for k, v in model.state_dict().items()
-    }
-    plain = {"format": _FORMAT, "config": model.config, **facts}
-    text = json.dumps(plain, indent=2) + "\n"
-    write_atomic(folder / "model.safetensors", lambda p: p.write_bytes(save(weights)))
-    write_atomic(folder / "config.json", lambda p: p.write_text(text, encoding="utf-8"))
-    return folder
+    "Write float16 weights and all else in one file, and a readable copy of the rest."
+    weights = model.state_dict().items()
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in weights}
+    about = {"format": _FORMAT, "config": model.config, **facts}
+    return save_folder(folder, weights, about)
 
 # %% ../nbs/13_evaluate.ipynb #13003b
 def load_classifier(
     folder: Path | str,  # what `save_classifier` wrote
 ) -> Classifier:  # float32, in evaluation mode, on the CPU
-    "Read a classifier back; nothing but JSON and safetensors is read."
-    from safetensors.torch import load
-
-    folder = Path(folder) if isinstance(folder, str) else folder
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    require(
-        config.get("format") == _FORMAT,
-        f"got the format {config.get('format')!r} in {folder}, want {_FORMAT!r}",
-    )
-    model = Classifier(**config["config"]).float()
-    weights = load((folder / "model.safetensors").read_bytes())
-    model.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-    )
+    "Read a classifier back; a `ValueError` of one line names a file that is none."
+    folder = Path(str(folder)).expanduser()
+    weights, about = load_folder(folder)
+    with one_line(shown(folder / "model.safetensors")):
+        form = about.get("format")
+        require(form == _FORMAT, f"got the format {form!r}, want {_FORMAT!r}")
+        shape = tuple(about["config"]["shape"])
+        config = about["config"] | dict(shape=shape)
+        model = build_network(Classifier, config, weights, largest=2**16)
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/13_evaluate.ipynb #130039
