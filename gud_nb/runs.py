@@ -490,7 +490,7 @@ def begin(
 
 @patch
 def _record(self: RunFolder):
-    "Write down who runs what, for people."
+    "Write identity, legs and this start, for people to read."
     path = self.path / _RECORD
     before = _read_json(path).get("starts")
     before = before if isinstance(before, list) else []
