@@ -1,49 +1,70 @@
-"""The trainer: what it is given, that it repeats itself, and what it refuses."""
+"""The trainer: what a step does, that it repeats itself, and what it refuses."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
 import warnings
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.testing import assert_close
 
 from gud_nb.basis import Pixel
 from gud_nb.data import denormalise, digits
 from gud_nb.denoiser import Dense, Independent, LowRank, Spectral
 from gud_nb.diffusion import LinearDiffusion, hsm
-from gud_nb.loss import active_only, likelihood_weight, score_matching, spread_times
+from gud_nb.loss import active_only, likelihood_weight, snr_times
 from gud_nb.network import MLP
 from gud_nb.recipe import cld, psld, third_order, vp
-from gud_nb.schedule import Family, LinearBeta, LinearGamma, soft_conditioning
+from gud_nb.runs import read_checkpoint
+from gud_nb.schedule import Cosine, Family, LinearBeta, LinearGamma, soft_conditioning
 from gud_nb.train import (
+    LIKELIHOOD,
+    Denoising,
+    Draws,
+    InTurn,
     Loss,
+    Objective,
     PhaseModel,
+    ScoreMatching,
     ScoreModel,
     Training,
     batch_indices,
     component_losses,
+    cosine_levels,
     fit,
     fit_law,
-    load_checkpoint,
-    save_checkpoint,
+    for_likelihood,
+    load_run,
+    normal_levels,
+    schedule_levels,
+    time_levels,
+    uniform_levels,
 )
 
 data = digits()
 x, SHAPE = data.x, (1, 8, 8)
 pixel = Pixel(SHAPE)
 steady = LinearBeta(8.0, 8.0)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def model(recipe=None, classes=0, kind=ScoreModel, seed=0, schedule=steady, **how):
     "A small untrained model of digits."
     torch.manual_seed(seed)
-    recipe = recipe or vp()
+    recipe, family = recipe or vp(), how.pop("family", None)
     d = LinearDiffusion(recipe, schedule, **how)
     if kind is PhaseModel:
         return PhaseModel(MLP((recipe.k, 8, 8), width=16, depth=1), d, pixel)
     network = MLP(SHAPE, width=16, depth=1, classes=classes)
-    return ScoreModel(network, d, pixel, fit_law(d, pixel, x))
+    return ScoreModel(network, d, pixel, fit_law(d, pixel, x), family=family)
 
 
 def weights(m):
@@ -52,13 +73,69 @@ def weights(m):
 
 def trained(m, steps=3, **how):
     "The weights after a few steps."
-    given = {n: how.pop(n) for n in ("x", "labels", "schedule") if n in how}
-    plan = Training(steps=steps, batch=16, **how)
-    fit(m, given.pop("x", x), plan, cpu=True, **given)
+    given = {n: how.pop(n) for n in ("data", "labels", "out") if n in how}
+    how = dict(steps=steps, batch=16) | how
+    fit(m, given.pop("data", x), Training(**how), cpu=True, every=2, **given)
     return weights(m)
 
 
+def draws(n=8, seed=0, rows=None):
+    return Draws(n, torch.Generator().manual_seed(seed), rows)
+
+
 # The same again
+
+
+def test_fit_is_this_loop():
+    "Every line of a step, written out: orders, draws, rate, clip, moments, averages."
+    from gud_nb.train import _seed
+
+    fitted, m = model(classes=10), model(classes=10)
+    plan = dict(lr=0.01, warmup=2, clip=0.05, ema=(0.5, 0.9), seed=7, weight_decay=0.1)
+    log = fit(
+        fitted,
+        x,
+        Training(steps=5, batch=16, flips=True, unlabelled=0.25, **plan),
+        data.labels,
+        every=1,
+        cpu=True,
+    )
+    params = list(m.network.parameters())
+    adam = torch.optim.AdamW(params, lr=0.01, weight_decay=0.1)
+    state = m.network.state_dict()
+    average = [v.clone() for v in state.values()]
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_seed(7, 0)))
+    for step in range(5):
+        at = order[16 * step : 16 * step + 16]
+        d = draws(16, _seed(7, step))
+        heads = d.uniform() < 0.5
+        images = torch.where(heads[:, None, None, None], x[at].flip(-1), x[at])
+        labels = torch.where(d.uniform() < 0.25, 10, data.labels[at])
+        level = cosine_levels(d, m.law.mean_variance)
+        R = torch.exp(-level)[:, None, None, None]
+        y = images + R.sqrt().float() * d.normal(*SHAPE)
+        error = m.denoise(y, level, m.drop(labels, labels == 10)) - images
+        loss = (error.double().square() / m.law.variance(R)).mean()
+        adam.param_groups[0]["lr"] = (
+            0.01
+            * min(1, (step + 1) / 2)
+            * (1 + torch.tensor(step / 5 * torch.pi).cos())
+            / 2
+        ).item()
+        adam.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(params, 0.05)
+        assert norm > 0.05  # so that clipping counts
+        adam.step()
+        decay = min(0.5, (1 + step) / (10 + step))
+        get_ema_multi_avg_fn(decay)(average, list(state.values()), None)
+        assert_close(log[step]["loss"], loss.item(), rtol=1e-4, atol=0)
+        assert_close(log[step]["gradient"], norm.item(), rtol=1e-3, atol=0)
+        assert log[step]["images"] == 16 * step + 16
+    found = list(fitted.network.state_dict().values())
+    for a, b in zip(found, average):
+        assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert not fitted.training
 
 
 def test_a_seed_gives_a_run():
@@ -68,20 +145,112 @@ def test_a_seed_gives_a_run():
 @pytest.mark.parametrize("a, b", [(0, 1), (-1, -2), (0, 2**61 - 1)])
 def test_different_seeds_give_different_runs(a, b):
     "hash(-1) is hash(-2), and hash(2**61 - 1) is hash(0)."
-    one, two = (batch_indices(100, 50, 0, seed) for seed in (a, b))
+    one, two = (next(batch_indices(100, 50, seed)) for seed in (a, b))
     assert not torch.equal(one, two)
     first, second = (trained(model(), seed=seed, warmup=0) for seed in (a, b))
     assert (first - second).norm() > 1e-4
 
 
 def test_steps_and_epochs_have_orders_of_their_own():
-    epochs = [
-        torch.cat([batch_indices(20, 5, 4 * e + i, 0) for i in range(4)])
-        for e in range(3)
-    ]
+    run = batch_indices(20, 5, 0)
+    epochs = [torch.cat([next(run) for _ in range(4)]) for _ in range(3)]
     for e in epochs:
         assert torch.equal(e.sort().values, torch.arange(20))
     assert len({tuple(e.tolist()) for e in epochs}) == 3
+
+
+@pytest.mark.parametrize("n, batch", [(20, 5), (7, 3), (3, 8), (1, 4)])
+@pytest.mark.parametrize("first", [1, 4, 9])
+def test_a_run_goes_on_with_the_same_batches(n, batch, first):
+    run, later = batch_indices(n, batch, 0), batch_indices(n, batch, 0, first)
+    whole = [next(run) for _ in range(first + 3)]
+    for a in whole[first:]:
+        assert torch.equal(a, next(later))
+        assert len(a) == batch
+
+
+class Dropped(nn.Module):
+    "A network with dropout."
+
+    config = dict(classes=0)
+
+    def __init__(self):
+        super().__init__()
+        self.body = MLP(SHAPE, width=16, depth=1)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x, level, labels=None):
+        return self.body(self.drop(x), level, labels)
+
+
+def dropped():
+    m = model()
+    torch.manual_seed(0)
+    m.network = Dropped()
+    return m
+
+
+def sgd(params, lr, weight_decay):
+    return torch.optim.SGD(params, lr, momentum=0.9, weight_decay=weight_decay)
+
+
+CASES = {
+    "as it is": (model, dict()),
+    "dropout": (dropped, dict()),
+    "averages": (model, dict(ema=(0.9, 0.0))),
+    "momentum": (model, dict(optimizer=sgd)),
+    "in turn": (model, dict(objective=InTurn(Denoising(cosine_levels), LIKELIHOOD))),
+    "phases": (partial(model, psld(), kind=PhaseModel), dict()),
+}
+
+
+@pytest.mark.parametrize("make, how", CASES.values(), ids=CASES)
+def test_resumed_runs_are_the_run(tmp_path, make, how):
+    "Every weight, every average, every row of the log."
+    how = dict(batch=16, warmup=3, **how)
+    whole, m = make(), make()
+    kept = dict(keep=0, every=5, cpu=True)
+    log = fit(whole, x, Training(steps=12, **how), out=tmp_path / "a", **kept)
+
+    class Killed(Exception):
+        pass
+
+    reads = iter(range(8))
+
+    def timer():
+        if next(reads, None) is None:
+            raise Killed
+        return 0.0
+
+    with pytest.raises(Killed):
+        plan = Training(steps=12, timer=timer, **how)
+        fit(m, x, plan, out=tmp_path / "b", **kept)
+    before = torch.random.get_rng_state()
+    fit(make(), x, Training(**how), out=tmp_path / "b", resume=True, **kept)
+    assert torch.equal(before, torch.random.get_rng_state()) or make is not dropped
+    ends = [read_checkpoint(tmp_path / n / "checkpoint.safetensors") for n in "ab"]
+    assert ends[0].step == ends[1].step == 12
+    for k, v in ends[0].tensors.items():
+        assert torch.equal(v, ends[1].tensors[k]), k
+    rows = [(tmp_path / n / "loss.csv").read_text("utf-8").splitlines() for n in "ab"]
+    numbers = [[r.split(",")[3:] for r in some[1:]] for some in rows]
+    assert numbers[0] == numbers[1] and len(log) == 3
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    m, plan = model(), dict(batch=16)
+    end = fit(m, x, Training(steps=4, **plan), out=tmp_path, cpu=True, every=2)[-1]
+    file, other = tmp_path / "checkpoint.safetensors", model()
+    bytes_before = file.read_bytes()
+    again = fit(other, x, Training(**plan), out=tmp_path, resume=True, cpu=True)
+    assert again == [end] and file.read_bytes() == bytes_before
+    assert torch.equal(weights(m), weights(other))
+    longer = Training(steps=6, lr=1e-4, **plan)
+    more = fit(other, x, longer, out=tmp_path, resume=True, cpu=True, every=1)
+    assert [r["step"] for r in more] == [5, 6]
+    assert more[0]["rate"] <= 1e-4
+    with open(tmp_path / "loss.csv", encoding="utf-8") as f:
+        assert [int(r["step"]) for r in csv.DictReader(f)] == [2, 4, 5, 6]
 
 
 def test_resumed_by_minutes(tmp_path):
@@ -92,16 +261,128 @@ def test_resumed_by_minutes(tmp_path):
         now[0] += 1.0
         return now[0]
 
-    plan = Training(minutes=0.2, timer=timer, batch=16)
-    log = fit(model(), x, plan, out=tmp_path, every=1, cpu=True)
-    assert log[-1]["seconds"] >= 12
-    more = fit(model(), x, plan, out=tmp_path, resume=True, every=1, cpu=True)
-    assert len(more) == 1 and more[0]["step"] == log[-1]["step"] + 1
-    with open(tmp_path / "loss.csv", encoding="utf-8") as f:
-        assert [int(r["step"]) for r in csv.DictReader(f)][-1] == more[0]["step"]
+    plan = dict(timer=timer, batch=16)
+    first = Training(minutes=0.2, **plan)
+    log = fit(model(), x, first, out=tmp_path, every=1, cpu=True)
+    assert log[-1]["seconds"] == 12
+    longer = Training(minutes=0.3, **plan)
+    more = fit(model(), x, longer, out=tmp_path, resume=True, every=1, cpu=True)
+    assert [r["seconds"] for r in more] == [13, 14, 15, 16, 17, 18]
 
 
-# Every kind of process, model and data
+OTHERS = {
+    "recipe": (lambda: model(psld(), Sigma0=hsm(psld())), {}, x),
+    "schedule": (lambda: model(schedule=Cosine()), {}, x),
+    "network": (lambda: model(classes=10), {}, x),
+    "data": (model, {}, x[:-1]),
+    "seed": (model, dict(seed=1), x),
+    "batch": (model, dict(batch=8), x),
+    "objective": (model, dict(objective=LIKELIHOOD), x),
+    "decays": (model, dict(ema=0.5), x),
+    "optimizer": (model, dict(optimizer=sgd), x),
+}
+
+
+@pytest.mark.parametrize("make, how, other", OTHERS.values(), ids=OTHERS)
+def test_another_run_is_refused(tmp_path, make, how, other, request):
+    fit(model(), x, Training(steps=1, batch=16), out=tmp_path, cpu=True)
+    name = request.node.callspec.id
+    word = "sizes" if name == "network" else name
+    for given, message in ((dict(resume=True), word), (dict(), "holds a run")):
+        plan = Training(steps=2, **(dict(batch=16) | how))
+        with pytest.raises(ValueError, match=message) as caught:
+            fit(make(), other, plan, out=tmp_path, cpu=True, **given)
+        assert "\n" not in str(caught.value)
+    fit(make(), other, plan, out=tmp_path, overwrite=True, cpu=True)
+
+
+def test_a_diverged_run_keeps_its_checkpoint(tmp_path):
+    how = dict(out=tmp_path, cpu=True, every=1, keep=0)
+    good = fit(model(), x, Training(steps=3, batch=16), **how)
+    with pytest.raises(ValueError, match="the loss is|diverged"):
+        worse = Training(steps=60, batch=16, lr=1e30, warmup=200)
+        fit(model(), x, worse, resume=True, **how)
+    c = read_checkpoint(tmp_path / "checkpoint.safetensors")
+    assert all(v.isfinite().all() for v in c.tensors.values())
+    assert good[-1]["step"] <= c.step < 60
+
+
+def test_averages_and_weights_are_kept(tmp_path):
+    trained(model(), 4, ema=(0.5, 0.0), out=tmp_path, warmup=0)
+    first, last, raw = (load_run(model(), tmp_path, a) for a in (0, 1, None))
+    assert torch.equal(weights(last), weights(raw))
+    assert (weights(first) - weights(raw)).norm() > 1e-4
+    with pytest.raises(ValueError, match="average=2"):
+        load_run(model(), tmp_path, 2)
+
+
+# Several processes, signals
+
+
+TWO = """
+import os, sys, torch
+sys.path.insert(0, sys.argv[1])
+from test_train import data, model, x
+from gud_nb.train import Training, fit
+from safetensors.torch import save_file
+torch.set_default_dtype(torch.float64)
+out, batch = sys.argv[2], int(sys.argv[3])
+m = model(classes=10)
+how = dict(flips=True, unlabelled=0.25, warmup=0)
+plan = Training(steps=4, batch=batch, **how)
+fit(m, x.double(), plan, data.labels, out=out, every=2, cpu=True)
+if os.environ.get("RANK", "0") == "0":
+    save_file(m.network.state_dict(), out + "/weights.safetensors")
+fit(m, x[:1].double(), Training(steps=2, batch=1), data.labels[:1], cpu=True)
+"""
+
+
+def test_two_processes_are_one(tmp_path):
+    "The same batch, the same noise; and one image for two processes."
+    script = tmp_path / "two.py"
+    script.write_text(TWO, encoding="utf-8")
+    env = os.environ | dict(OMP_NUM_THREADS="1")
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    start += ["--standalone"]
+    args = [str(script), str(ROOT / "tests")]
+    how = dict(env=env, check=True, timeout=300, capture_output=True)
+    subprocess.run([sys.executable, *args, str(tmp_path / "one"), "16"], **how)
+    subprocess.run([*start, *args, str(tmp_path / "two"), "8"], **how)
+    one, two = (load_file(tmp_path / n / "weights.safetensors") for n in ("one", "two"))
+    for k in one:
+        assert_close(one[k], two[k], rtol=0, atol=1e-12)
+    texts = [(tmp_path / n / "loss.csv").read_text("utf-8") for n in ("one", "two")]
+    rows = [list(csv.reader(t.splitlines())) for t in texts]
+    assert [r[:2] for r in rows[0]] == [r[:2] for r in rows[1]]
+    for a, b in zip(rows[0][1:], rows[1][1:]):
+        assert_close([float(v) for v in a[3:]], [float(v) for v in b[3:]])
+
+
+LONG = """
+import sys
+import warnings
+sys.path.insert(0, sys.argv[1])
+from test_train import model, x
+from gud_nb.train import Training, fit
+fit(model(), x, Training(steps=10**6, batch=16), out=sys.argv[2], every=10, cpu=True)
+"""
+
+
+def test_a_signal_saves(tmp_path):
+    args = [sys.executable, "-c", LONG, str(ROOT / "tests"), str(tmp_path)]
+    run = subprocess.Popen(args, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "loss.csv").exists() and run.poll() is None:
+        pass
+    run.send_signal(signal.SIGTERM)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 143 and "resume" in said, said
+    step = read_checkpoint(tmp_path / "checkpoint.safetensors").step
+    more = Training(steps=step + 1, batch=16)
+    log = fit(model(), x, more, out=tmp_path, resume=True, cpu=True)
+    assert log[-1]["step"] == step + 1
+
+
+# What is learned
 
 
 PROCESSES = {
@@ -115,54 +396,182 @@ PROCESSES = {
 
 @pytest.mark.parametrize("kind", [ScoreModel, PhaseModel])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_loss_is_score_matching_and_falls(process, kind):
+def test_the_loss_falls(process, kind):
     m = model(kind=kind, **process)
-    d, k = m.diffusion, m.diffusion.k
-    g, again = (torch.Generator().manual_seed(3) for _ in range(2))
-    loss = Loss(m, Training(steps=1))(x[:8], None, g)
-    noise = torch.randn(8, k, *SHAPE, generator=again)
-    aux = (
-        torch.randn(8, k - 1, *SHAPE, generator=again)
-        if d.aux_cov is not None
-        else None
-    )
-    t = spread_times(8, again)
-    assert_close(loss, score_matching(d, m.eps, x[:8], t, noise, aux).mean())
     before = weights(m)
     after = trained(m, steps=30, lr=3e-3, warmup=0, clip=100.0)
     assert after.isfinite().all() and (after - before).norm() > 0.01
     assert not m.training
+    g = torch.Generator().manual_seed(3)
     end = component_losses(m, x[:200], torch.tensor([0.5]), g)
-    start = component_losses(
-        model(kind=kind, **process).eval(), x[:200], torch.tensor([0.5]), g
-    )
+    fresh = model(kind=kind, **process).eval()
+    start = component_losses(fresh, x[:200], torch.tensor([0.5]), g)
     assert end.mean() < 1.05 * start.mean()
 
 
+def test_a_denoiser_needs_no_process():
+    "Trained under any recipe and schedule it gets the same weights."
+    one = trained(model())
+    assert torch.equal(one, trained(model(psld(), Sigma0=hsm(psld()))))
+    assert torch.equal(one, trained(model(schedule=Cosine())))
+
+
+@pytest.mark.parametrize("weight, power", [(None, 1), (for_likelihood, 2)])
+def test_weights_of_the_two_losses(weight, power):
+    "The same errors of the posterior mean, over its variance or over the noise's."
+    m, level = model(), torch.linspace(-5, 5, 8)
+    for p in m.network.parameters():
+        nn.init.normal_(p, std=0.3)
+    how = {} if weight is None else dict(weight=weight)
+    found = Denoising(lambda _: level, **how)(m, x[:8], None, draws())
+    R = torch.exp(-level)[:, None, None, None].double()
+    y = x[:8] + R.sqrt().float() * draws().normal(*SHAPE)
+    error = (m.denoise(y, level) - x[:8]).double().square()
+    over = m.law.variance(R) if power == 1 else R
+    assert_close(found.double(), (error / over).mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_uniform_levels_for_likelihood_are_the_bound():
+    "Half the integral over log-SNR of the error of the noise, as in the ELBO."
+    m, n = model(), 4000
+    d = Draws(n, torch.Generator().manual_seed(0))
+    some = x[torch.randint(len(x), (n,), generator=torch.Generator().manual_seed(1))]
+    found = LIKELIHOOD(m, some, None, d).mean()
+    exact = 0.0
+    for level in torch.linspace(-9, 9, 181)[:-1] + 0.05:
+        R = torch.exp(-level.double()).reshape(1, 1, 1, 1)
+        exact += (m.law.variance(R) / R).mean() / 180
+    assert_close(found.double(), exact, rtol=0.06, atol=0)
+
+
+def test_levels():
+    many = draws(100_000)
+    quantiles = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9]).double()
+    tan = -2 * torch.tan(torch.pi / 2 * (1 - quantiles)).log()
+    assert_close(cosine_levels(many).quantile(quantiles), tan, rtol=0, atol=0.01)
+    n = torch.distributions.Normal(1.0, 2.4).icdf(quantiles)
+    found = normal_levels(many).quantile(quantiles)
+    assert_close(found, n, rtol=0, atol=0.01)
+    u = uniform_levels(many, low=-2.0, high=6.0).quantile(quantiles)
+    assert_close(u, 8 * quantiles - 2, rtol=0, atol=0.01)
+    d = LinearDiffusion(psld(), steady, Sigma0=hsm(psld()))
+    t = time_levels(many, d).quantile(quantiles)
+    exact = d.log_snr(1 - quantiles, torch.zeros(5, 2, 1)).flatten()
+    assert_close(t, exact, rtol=0.01, atol=0.01)
+    for f in (cosine_levels, normal_levels, uniform_levels):
+        shift = f(draws(16)) - f(draws(16), variance=0.25)
+        assert_close(shift, torch.full_like(shift, 0.25).log())
+
+
+def test_draws_are_those_of_the_whole_batch():
+    for rows in (slice(1, None, 2), slice(0, None, 3)):
+        whole, part = draws(12), draws(12, rows=rows)
+        assert torch.equal(whole.uniform()[rows], part.uniform())
+        assert torch.equal(whole.normal(2, 3)[rows], part.normal(2, 3))
+    u = draws(1000).uniform().sort().values
+    assert_close(u.diff(), torch.full_like(u[1:], 1e-3), rtol=1e-6, atol=0)
+    assert (draws(1).uniform() > 0).all()
+
+
 v = x.var(0).clamp(min=1e-3).double()
-FAMILY = Family(soft_conditioning, dict(a=(0.4, 1.6)), dict(variances=v))
+FAMILY = Family(soft_conditioning, dict(a=(0.4, 1.6)), dict(variances=v, clip=True))
+IN_SPACE = dict(Sigma0=hsm(psld()))
+KINDS = {
+    "VP": dict(),
+    "PSLD": dict(recipe=psld(), **IN_SPACE),
+    "PSLD by SNR": dict(recipe=psld(), by_snr=True, **IN_SPACE),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_levels_of_a_schedule_are_its_own(kind):
+    "At the time that was drawn, with weight 0 where β is 0."
+    m = model(schedule=FAMILY(a=0.7), **kind)
+    d = draws(64)
+    d.uniform()
+    t = d.uniform()
+    level, active = schedule_levels(m, by_variance=False)(draws(64))
+    like = torch.zeros(64, m.diffusion.k, *SHAPE)
+    assert_close(level, m.diffusion.log_snr(t, like), rtol=1e-6, atol=1e-6)
+    assert torch.equal(active > 0, m.diffusion.beta(t, like) > 0)
+
+
+def test_levels_of_a_family():
+    "Every image has a member of its own, of parameters evenly over the range."
+    m = model(schedule=FAMILY(), family=FAMILY)
+    lines = schedule_levels(m)
+    assert len(lines.low) == 128
+    level, _ = lines(draws(128))
+    assert level.shape == (128, *SHAPE)
+    ends = [FAMILY(a=a).gamma_min for a in (0.4, 1.6)]
+    assert (lines.low >= torch.minimum(*ends)).all()
+    assert (lines.low <= torch.maximum(*ends)).all()
+    spread = lines.low.flatten(1).std(0) > 0.1
+    assert spread.any()
+
+
+def test_times_by_variance_are_those_of_notebook_07():
+    "The same mean log-SNR as times drawn from the tables, for one schedule."
+    s = soft_conditioning(v, 0.7)
+    m = model(schedule=s)
+    u = (torch.arange(4000).double() + 0.5) / 4000
+    t = snr_times(m.diffusion, v, v)(u)
+    by_table = m.diffusion.log_snr(t, torch.zeros(4000, 1, *SHAPE)).mean(0)
+    level, _ = schedule_levels(m)(draws(4000))
+    assert_close(level.mean(0), by_table, rtol=0, atol=0.35)
+
+
+def test_schedules_that_are_no_lines():
+    "Their log-SNRs come from the process."
+    haar = LinearGamma(-v.log() - 9, 3.0)
+    m = model(schedule=haar)
+    assert isinstance(schedule_levels(m)(draws()), tuple)
+    m = model(schedule=Cosine())
+    t = 1e-5 + (1 - 1e-5) * draws().uniform()
+    level = schedule_levels(m)(draws())
+    assert_close(level, m.diffusion.log_snr(t, torch.zeros(8, 1, 1)).flatten())
 
 
 @pytest.mark.parametrize("weight", [active_only(), active_only(likelihood_weight)])
-def test_a_family_in_phase_space_read_by_snr(weight):
-    m = model(psld(), schedule=FAMILY(), Sigma0=hsm(psld()), by_snr=True)
+def test_score_matching_at_other_times(weight):
+    m = model(psld(), schedule=FAMILY(), by_snr=True, **IN_SPACE)
     seen = []
 
-    def times(u, d):
-        seen.append((d.schedule.images, d.schedule.table is m.diffusion.schedule.table))
+    def times(u):
+        seen.append(len(u))
         return u
 
-    trained(m, schedule=FAMILY, weight=weight, times=times)
-    assert seen == [(16, True)] * 3
-    assert m.family is FAMILY
+    after = trained(m, objective=ScoreMatching(weight, times))
+    assert seen == [16] * 3 and after.isfinite().all()
+
+
+def test_a_family_in_phase_space_read_by_snr():
+    m = model(psld(), schedule=FAMILY(), by_snr=True, family=FAMILY, **IN_SPACE)
+    assert trained(m).isfinite().all()
     assert m.at(a=0.5).sample(2).shape == (2, *SHAPE)
+
+
+def test_one_objective_after_the_other():
+    seen = []
+
+    class Says(Objective):
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, model, chi, labels, draws):
+            seen.append(self.name)
+            return sum(p.sum() for p in model.network.parameters()) * chi.new_ones(16)
+
+    trained(model(), 6, objective=InTurn(Says("a"), Says("b"), 0.5))
+    assert seen == ["a"] * 3 + ["b"] * 3
 
 
 def test_images_bring_their_labels():
     whole, apart = model(classes=10), model(classes=10)
-    assert torch.equal(trained(whole, x=data), trained(apart, labels=data.labels))
+    one = trained(whole, data=data)
+    assert torch.equal(one, trained(apart, labels=data.labels))
     assert not torch.equal(weights(whole), trained(model(classes=10)))
-    assert torch.equal(trained(model(), x=data), trained(model()))
+    assert torch.equal(trained(model(), data=data), trained(model()))
 
 
 def test_labels_are_dropped_in_their_share():
@@ -175,23 +584,33 @@ def test_labels_are_dropped_in_their_share():
 
     m = model()
     m.network = Spy()
-    loss, g = Loss(m, Training(steps=1, unlabelled=0.25)), torch.Generator()
-    loss(x[:1000], data.labels[:1000], g.manual_seed(0))
+    loss = Loss(m, Training(steps=1, unlabelled=0.25))
+    loss(x[:1000], data.labels[:1000], draws(1000))
     kept = m.network.labels < 10
     assert (m.network.labels == data.labels[:1000])[kept].all()
-    assert abs(kept.float().mean() - 0.75) < 0.05
+    assert kept.sum() == 750
 
 
-def test_the_average_is_kept():
-    "After one step it is nine tenths of the way; with a decay of 0, all of it."
-    first = weights(model())
-    last, mean = (trained(model(), 1, ema=e, warmup=0) for e in (0.0, 0.999))
-    assert_close(mean, first + 0.9 * (last - first))
-    assert (last - first).norm() > 1e-3
+@pytest.mark.parametrize("parts", [2, 8])
+def test_a_batch_in_parts_is_the_batch(parts):
+    how = dict(warmup=0, flips=True)
+    assert_close(
+        trained(model(), accumulate=parts, **how),
+        trained(model(), **how),
+        rtol=0,
+        atol=1e-4,
+    )
 
 
 def test_flips_and_mixed():
     assert trained(model(), flips=True, mixed=True).isfinite().all()
+    assert not torch.equal(trained(model(), flips=True), trained(model()))
+
+
+def test_a_batch_larger_than_the_data():
+    m, plan = model(), Training(steps=2, batch=64)
+    assert fit(m, x[:3], plan, cpu=True)[-1]["images"] == 128
+    fit(m, x[:1], Training(steps=1, batch=1), cpu=True)
 
 
 def test_default_dtype_float64(tmp_path):
@@ -199,19 +618,12 @@ def test_default_dtype_float64(tmp_path):
     torch.set_default_dtype(torch.float64)
     try:
         m = model(psld(), Sigma0=hsm(psld()), classes=10)
-        after = trained(m, x=data, unlabelled=0.5, flips=True)
+        after = trained(m, data=data, unlabelled=0.5, flips=True)
         assert after.dtype == torch.float64 and after.isfinite().all()
         assert m.sample(2, labels=1).dtype == torch.float64
         m.save_pretrained(tmp_path)
     finally:
         torch.set_default_dtype(before)
-
-
-@pytest.mark.parametrize("warmup, first", [(0, 1.0), (1, 1.0), (4, 0.25)])
-def test_warmup(warmup, first):
-    plan = Training(steps=1000, warmup=warmup, lr=2e-3)
-    assert_close(plan.rate(0, 0.0), 2e-3 * first)
-    assert plan.rate(999, 0.0) < 1e-7
 
 
 def test_out_may_begin_with_a_tilde(tmp_path, monkeypatch):
@@ -297,37 +709,44 @@ def test_fewer_images_than_dimensions():
 
 
 REFUSED = {
-    "tensor": (dict(x=[1, 2]), "data x of type list"),
-    "array": (dict(x=x.numpy()), "data x of type ndarray"),
-    "bytes": (dict(x=denormalise(x)), "torch.uint8, want floating .*data.normalise"),
-    "shape": (dict(x=x[:, :, :4]), "the basis wants \\(n ≥ 1, 1, 8, 8\\)"),
-    "empty": (dict(x=x[:0]), "the basis wants"),
+    "tensor": (dict(data=[1, 2]), "data x of type list"),
+    "array": (dict(data=x.numpy()), "data x of type ndarray"),
+    "bytes": (dict(data=denormalise(x)), "torch.uint8, want floating .*data.normalise"),
+    "shape": (dict(data=x[:, :, :4]), "the basis wants \\(n ≥ 1, 1, 8, 8\\)"),
+    "empty": (dict(data=x[:0]), "the basis wants"),
     "plan": (dict(plan=5), "got a plan of type int, want e.g. Training"),
-    "schedule": (dict(schedule=steady), "schedule of type LinearBeta, want a Family"),
+    "model": (dict(model=3), "a model of type int"),
     "null": (dict(labels=torch.full((len(x),), 10)), "10 to 10, want 0 to 9"),
     "bool": (dict(labels=data.labels > 4), "torch.bool, want integers"),
     "label": (dict(labels=data.labels + 5), "got labels 5 to 14, want 0 to 9"),
     "number": (dict(labels=data.labels[:3]), f"each of {len(x)} images"),
-    "folder": (dict(resume=True), "resume needs `out`"),
-    "nothing": (dict(resume=True, out="/nowhere"), "no checkpoint at"),
+    "folder": (dict(resume=True), "need `out`"),
+    "budget": (dict(plan=Training()), "give a budget"),
+    "nothing": (dict(resume=True, out="/nowhere"), "nothing to resume"),
     "rate": (dict(plan=Training(steps=9, lr=1e30, warmup=0), every=1), "the loss is"),
 }
 
 
 @pytest.mark.parametrize("given, message", REFUSED.values(), ids=REFUSED)
 def test_fit_refuses_in_one_line(given, message):
-    given = dict(x=x, plan=Training(steps=1)) | given
+    given = dict(model=model(classes=10), data=x, plan=Training(steps=1)) | given
     with pytest.raises(ValueError, match=message) as caught:
-        fit(model(classes=10), cpu=True, **given)
+        fit(cpu=True, **given)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
-        (dict(), "give a budget"),
-        (dict(steps=1, minutes=1.0), "give a budget"),
-        (dict(steps=0), "must be > 0"),
+        (dict(steps=1, minutes=1.0), "give one budget"),
+        (dict(steps=0), "steps=0, want"),
+        (dict(steps=1.5), "steps=1.5"),
+        (dict(minutes=float("nan")), "minutes=nan"),
+        (dict(steps=1, ema=-0.1), "ema=-0.1"),
+        (dict(steps=1, ema=()), "ema="),
+        (dict(steps=1, clip=0), "clip=0"),
+        (dict(steps=1, accumulate=3), "equal size"),
+        (dict(steps=1, objective="eps"), "objective=eps"),
         (dict(steps=1, batch=0), "batch=0"),
         (dict(steps=1, lr=0.0), "lr=0"),
         (dict(steps=1, warmup=-1), "warmup=-1"),
@@ -337,17 +756,6 @@ def test_fit_refuses_in_one_line(given, message):
 def test_training_refuses(given, message):
     with pytest.raises(ValueError, match=message):
         Training(**given)
-
-
-def test_a_checkpoint_of_another_network(tmp_path):
-    a, b = nn.Linear(3, 2), nn.Linear(3, 5)
-    adam = torch.optim.Adam(a.parameters())
-    path = save_checkpoint(tmp_path / "c", 1, 0.5, a, dict(a.state_dict()), adam)
-    with pytest.raises(ValueError, match="another network"):
-        load_checkpoint(path, b, {}, torch.optim.Adam(b.parameters()))
-    path.write_text("no checkpoint", encoding="utf-8")
-    with pytest.raises(ValueError, match="can't be read"):
-        load_checkpoint(path, a, {}, adam)
 
 
 def test_component_losses_want_evaluation_mode():
