@@ -13,8 +13,9 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .basis import Columns, Pixel
-from .core import Const, act, as_time, require
+from .core import Const, act, floating, require
 from .denoiser import Score
+from .diffusion import _kind, _real, _shaped, _time, _whole
 from gud_nb.sampler import (
     ImageNoise,
     Sampler,
@@ -36,7 +37,8 @@ class Frozen(Schedule):
     at: float = 0.0  # time in [0, 1) of the noise they keep; > 0 where B(0) = 0
 
     def __post_init__(self):
-        known = torch.as_tensor(self.known)
+        _kind("inner", self.inner, Schedule, "a Schedule, such as LinearBeta()")
+        known = _kind("known", self.known, Tensor, "a tensor (*comp) of bools")
         require(
             known.dtype == torch.bool and known.ndim > 0,
             "known must be one bool per component: "
@@ -52,7 +54,8 @@ class Frozen(Schedule):
             f"got a schedule of shape {own} for known of {tuple(known.shape)}: "
             "want the same, or one schedule for all",
         )
-        require(0 <= self.at < 1, f"at is a time in [0, 1): got {self.at}")
+        ok = 0 <= _real("at", self.at) < 1
+        require(ok, f"at is a time in [0, 1): got {self.at}")
         require(
             bool((self.inner.B(self.at) > 0).all()),
             f"at={self.at:g} this schedule has B = 0, and a state without noise has no "
@@ -87,7 +90,7 @@ def B(
     t: float | Tensor,  # () or (batch,), in [0, 1]
 ) -> Tensor:  # (*t.shape, *comp) float64
     "The integral of β; frozen components keep that of the time `at`."
-    t = as_time(t)
+    t = _time(t)
     return self._freeze(self.inner.B(t), self.inner.B(self.at), t)
 
 
@@ -97,7 +100,7 @@ def gamma(
     t: float | Tensor,  # () or (batch,), in [0, 1]
 ) -> Tensor:  # (*t.shape, *comp) float64
     "The negative log-SNR; frozen components keep that of the time `at`."
-    t = as_time(t)
+    t = _time(t)
     return self._freeze(self.inner.gamma(t), self.inner.gamma(self.at), t)
 
 
@@ -107,7 +110,7 @@ def beta(
     t: float | Tensor,  # () or (batch,), in [0, 1]
 ) -> Tensor:  # (*t.shape, *comp) float64
     "The speed; 0 for frozen components."
-    t = as_time(t)
+    t = _time(t)
     return self._freeze(self.inner.beta(t), torch.zeros(()), t)
 
 # %% ../nbs/14_condition.ipynb #140008
@@ -115,6 +118,7 @@ def frozen_components(
     schedule: Schedule,  # of shape (*comp), one for all images
 ) -> Tensor:  # (*comp) bool
     "Which components of a schedule are frozen."
+    _kind("schedule", schedule, Schedule, "a Schedule, such as Frozen(...)")
     require(
         schedule.images is None,
         f"got schedules of {schedule.images} images, want one for all of them",
@@ -157,6 +161,7 @@ def _known(model: DiffusionModel, known: Tensor | None) -> Tensor:
     )
     if known is None:
         return frozen
+    _kind("known", known, Tensor, "a tensor (*comp) of bools")
     require(
         tuple(known.shape) == tuple(frozen.shape) and known.dtype == torch.bool,
         f"got known of shape {tuple(known.shape)} in {known.dtype}, "
@@ -178,10 +183,7 @@ def _normal(
     shape = (2, len(chi), model.diffusion.k, *chi.shape[1:])
     if noise is None:
         return source(chi.new_empty(1).expand(shape).transpose(0, 1)).transpose(0, 1)
-    require(
-        tuple(noise.shape) == shape,
-        f"got noise of shape {tuple(noise.shape)}, want {shape}",
-    )
+    _shaped("noise", noise, shape, chi)
     return noise
 
 # %% ../nbs/14_condition.ipynb #140015
@@ -204,7 +206,9 @@ def inpaint(
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # (batch, *data)
     "Draw the unknown components of data given the known ones."
-    d, chi, frozen = model.diffusion, model.basis(x), _known(model, known).to(x.device)
+    d = _kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel").diffusion
+    frozen = _known(model, known).to(floating("x", x).device)
+    chi = model.basis(x)
     source = image_noise(generator)
     noise = _normal(model, chi, noise, source)
     times = default_grid(d) if times is None else times
@@ -240,7 +244,9 @@ def _known_columns(model: DiffusionModel) -> tuple[int, bool]:
 
 def _windows(x: Tensor, width: int, K: int, W: int) -> int:
     "How many windows of W columns, K of them known, make an image so wide."
-    have = x.shape[-1]
+    shape = tuple(floating("x", x).shape)
+    require(len(shape) == 4, f"got x of shape {shape}, want (batch, C, H, columns)")
+    have = shape[-1]
     require(
         have >= K,
         f"got images of {have} columns, "
@@ -261,13 +267,13 @@ def extend(
     **how,  # sampler, times, labels, guidance, aimed: those of `inpaint`
 ) -> Tensor:  # (batch, C, H, width)
     "Continue images by windows, away from the side whose columns are frozen."
-    K, leftwards = _known_columns(model)
+    _kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
+    (K, leftwards), width = _known_columns(model), _whole("width", width, 1)
     W = model.basis.data_shape[-1]
     windows = _windows(x, width, K, W)
-    require(
-        noise is None or len(noise) == windows,
-        f"got noise for {0 if noise is None else len(noise)} windows, want {windows}",
-    )
+    if noise is not None:
+        got = len(floating("noise", noise))
+        require(got == windows, f"got noise for {got} windows, want {windows}")
     source = image_noise(generator)
     if leftwards:
         x = x.flip(-1)

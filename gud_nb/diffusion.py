@@ -7,6 +7,7 @@ __all__ = ['hsm', 'Perturbed', 'lift', 'LinearDiffusion', 'Frame', 'frame_at', '
 
 # %% ../nbs/05_diffusion.ipynb #050002
 from dataclasses import dataclass, replace
+from math import inf
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -44,9 +45,14 @@ def _callable(name: str, v, want: str):
     return v
 
 
+def _is_whole(n) -> bool:
+    "Whether it is a whole number, and no bool."
+    return isinstance(n, Integral) and not isinstance(n, bool)
+
+
 def _whole(name: str, n, least: int = 0) -> int:
     "A whole number; raise unless it is one of at least so much."
-    ok = isinstance(n, Integral) and not isinstance(n, bool) and n >= least
+    ok = _is_whole(n) and n >= least
     require(ok, f"got {name}={_seen(n)}, want an integer ≥ {least}")
     return int(n)
 
@@ -95,7 +101,8 @@ def hsm(
 ) -> Tensor:  # (..., k, k)
     "Covariance of the auxiliary start, $diag(0, κM)$: `Sigma0` or `aux_cov` of DSM."
     _kind("recipe", recipe, Recipe, "a Recipe, such as psld()")
-    require(_real("kappa", kappa) >= 0, f"kappa must be ≥ 0: got {kappa}")
+    ok = 0 <= _real("kappa", kappa) < inf
+    require(ok, f"kappa must be ≥ 0 and finite: got {kappa}")
     C = kappa * recipe.S.clone()
     C[..., 0, :] = C[..., :, 0] = 0
     return C
@@ -307,6 +314,9 @@ def frame_at(
     checked: bool = False,  # start has been found to be a covariance before
 ) -> Frame:
     "Propagator, noise and whitened signal at B."
+    B = torch.as_tensor(B, dtype=torch.float64)
+    some = B.device.type != "cpu" or bool((B > 0).all())
+    require(some, f"got B = {B.min():.3g}, where there is no noise: want B > 0")
     Phi, _, T = transition(recipe, B, start, checked)
     inverse = tril_inverse(T)
     return Frame(Phi, T, inverse, (inverse @ Phi[..., :1])[..., 0])
@@ -571,7 +581,7 @@ def observe(
     z: Tensor,  # (batch, k, *comp) state
 ) -> Tensor:  # (batch, *comp) y = χ + n, Var n = e^-λ
     "All that a state says about the data: one noisy observation per component."
-    return act(self.row, z)[:, 0]
+    return act(self.row, floating("a state", z))[:, 0]
 
 
 @patch
@@ -680,13 +690,24 @@ class SNRTable:
         self,
         gamma: Tensor,  # (...)
     ) -> tuple[Tensor, Tensor]:  # B (...), and its slope dB/dγ (...)
-        "B at γ, and its slope."
+        "B at γ, and its slope; -∞, where there is no noise, gives 0."
+        _in_table(gamma)
         knots, c = self._knots.like(gamma), self._cubics.like(gamma)
         i = (torch.searchsorted(knots, gamma.contiguous()) - 1).clamp(0, len(c) - 1)
-        u = gamma - knots[i]
+        none = gamma == -inf
+        u = torch.where(none, 0.0, gamma - knots[i])
         c0, c1, c2, c3 = c[i].unbind(-1)
-        B = (c0 + u * (c1 + u * (c2 + u * c3))).exp()
+        B = (c0 + u * (c1 + u * (c2 + u * c3))).exp() * ~none
         return B, B * (c1 + u * (2 * c2 + 3 * u * c3))
+
+# %% ../nbs/05_diffusion.ipynb #2rjw1kue
+def _in_table(gamma: Tensor):
+    "Raise for a γ that the table does not have, as far as a CPU can see."
+    if floating("γ", gamma).device.type == "cpu":
+        off = ~((gamma >= -40) & (gamma <= 100) | (gamma == -inf))
+        first = f"{gamma[off][0].item():.4g}" if bool(off.any()) else ""
+        rule = "want -40 to 100: begin the schedule later, or end it earlier"
+        require(not first, f"got γ = {first} for a table by SNR, {rule}")
 
 # %% ../nbs/05_diffusion.ipynb #050040
 @dataclass(frozen=True, eq=False)

@@ -18,11 +18,32 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import act, after_batch, exact, require, state_layout
+from .core import act, after_batch, exact, floating, require, state_layout
 from .denoiser import Independent, Score
-from .diffusion import Frame, LinearDiffusion, frame_at
+from gud_nb.diffusion import (
+    Frame,
+    LinearDiffusion,
+    _batched,
+    _callable,
+    _is_whole,
+    _kind,
+    _real,
+    _seen,
+    _shaped,
+    _whole,
+    frame_at,
+)
 from .recipe import Recipe
-from .sampler import Grid, Local, Sampler, marginal_covariance, propagate
+from gud_nb.sampler import (
+    Grid,
+    Local,
+    Sampler,
+    _process,
+    _sampler,
+    _ticks,
+    marginal_covariance,
+    propagate,
+)
 from .schedule import B_from_gamma, gamma_from_B
 from .transition import expm, phi, scale_tril, tril_inverse
 
@@ -145,8 +166,8 @@ class Multistep(Sampler):
     noises, evaluations = 0, 1
 
     def __post_init__(self):
-        ok = self.order in (1, 2, 3)
-        require(ok, f"want an order of 1, 2 or 3: got {self.order}")
+        ok = _is_whole(self.order) and self.order in (1, 2, 3)
+        require(ok, f"want an order of 1, 2 or 3: got {_seen(self.order)}")
 
     @property
     def memory(self) -> int:
@@ -440,12 +461,10 @@ class PredictorCorrector(Sampler):
     memory, order = 0, 1
 
     def __post_init__(self):
-        require(
-            self.size > 0 and self.corrections >= 1,
-            "want size > 0 and at least one correction: "
-            f"got {self.size} and {self.corrections}",
-        )
-        memory = self.predictor.memory
+        _whole("corrections", self.corrections, 1)
+        ok = 0 < _real("size", self.size) < math.inf
+        require(ok, f"want size > 0 and finite: got {self.size}")
+        memory = _sampler(self.predictor).memory
         require(
             memory == 0,
             f"got {self.predictor!r}, want a predictor without a memory, such as ddim: "
@@ -506,7 +525,10 @@ class Splitting(Sampler):
     extra, memory = 0, 0
 
     def __post_init__(self):
-        letters = set(self.word)
+        letters = set(_kind("word", self.word, str, "a word such as 'BAB'"))
+        _kind("reduced", self.reduced, bool, "True or False")
+        ok = abs(_real("lambda_s", self.lambda_s)) < math.inf
+        require(ok, f"want a finite lambda_s: got {self.lambda_s}")
         require(
             letters <= set("ABO") and {"A", "B"} <= letters,
             f"want a word of A, B and O with both A and B: got {self.word!r}",
@@ -620,10 +642,24 @@ class Conjugate(Sampler):
 
     noises, evaluations, extra, memory, order = 0, 1, 0, 0, 1
 
+    def __post_init__(self):
+        L = self.Lambda
+        L = floating("Lambda", L) if isinstance(L, Tensor) else _real("Lambda", L)
+        L = torch.as_tensor(L)
+        square = L.ndim == 0 or (L.ndim == 2 and L.shape[0] == L.shape[1])
+        require(
+            square and bool(L.isfinite().all()),
+            f"got Lambda={_seen(self.Lambda)}, want a finite number, or finite (k, k) "
+            "or (1, 1)",
+        )
+
     def coefficients(self, grid):
         A = grid.recipe.on(grid.B.device).A
         L = torch.as_tensor(self.Lambda, dtype=A.dtype, device=A.device)
-        eye = torch.eye(grid.recipe.k).to(A)
+        k, got = grid.recipe.k, tuple(L.shape)
+        ok = got in ((), (1, 1), (k, k))
+        require(ok, f"got Lambda of shape {got} for {k} phases, want ({k}, {k})")
+        eye = torch.eye(k).to(A)
         L = L * (eye if L.ndim == 0 else torch.ones_like(eye))
         change = L - A / 2
 
@@ -640,6 +676,16 @@ class Conjugate(Sampler):
         return act(N, here.noise(z), act(M, z))
 
 # %% ../nbs/08b_integrators.ipynb #hk14ti8c
+def _positive(variances: Tensor, values: Tensor):
+    "Raise unless there are variances > 0, and finite values to choose from."
+    ok = floating("variances", variances).ndim == 1 and len(variances) > 0
+    ok = ok and bool(((variances > 0) & variances.isfinite()).all())
+    require(ok, f"got variances={_seen(variances)}, want (m,) finite numbers > 0")
+    ok = floating("values", values).ndim == 1 and len(values) > 0
+    ok = ok and bool(values.isfinite().all())
+    require(ok, f"got values={_seen(values)}, want (l,) finite candidates")
+
+
 def tune_lambda(
     diffusion: LinearDiffusion,  # the process
     times: Tensor,  # (n+1,) the grid it will be used on
@@ -650,10 +696,14 @@ def tune_lambda(
     "The λ of `Conjugate` with the smallest error in the deviations of Gaussian data."
     if variances is None:
         variances = torch.logspace(-2, 1, 7, dtype=torch.float64)
+    if values is None:
+        values = torch.linspace(-1, 1, 41)
+    times = _process(diffusion) and _ticks(times)
+    _positive(variances, values)
     law, best = Independent(torch.zeros(len(variances)), variances), (math.inf, 0.0)
     right = marginal_covariance(diffusion, law, times[-1])
     score, size = Score(diffusion, law), (len(variances),)
-    for lam in (torch.linspace(-1, 1, 41) if values is None else values).tolist():
+    for lam in values.tolist():
         got = propagate(Conjugate(lam * shape), diffusion, score, times, shape=size)
         error = (got[:, 0, 0] / right[:, 0, 0]).log().square().mean().item()
         best = min(best, (error, lam))
@@ -710,10 +760,13 @@ def dopri_step(
     slope: Tensor,  # (batch, ...) f(y, s)
 ) -> tuple[Tensor, Tensor, Tensor]:  # y at s + h, its estimated error, the slope there
     "One step of orders 5 and 4 (Dormand & Prince 1980): six evaluations."
+    for name, v in dict(s=s, h=h).items():
+        _shaped(name, v, y.shape[:1])
     wide, slopes = after_batch(h.to(y), y.ndim), [slope]
     for row, c in zip(_ROWS[1:], _NODES[1:]):
         new = y + wide * sum(a * k for a, k in zip(row, slopes) if a)
         slopes.append(f(new, s + c * h))
+        _shaped("a velocity", slopes[-1], y.shape)
     gap = wide * sum(e * k for e, k in zip(_ERROR, slopes) if e)
     return new, gap, slopes[-1]
 
@@ -722,9 +775,22 @@ def rms(
     error: Tensor,  # (batch, ...)
 ) -> Tensor:  # (batch,) float64
     "Root mean square of the entries of each sample."
-    return error.flatten(1).to(exact(error)).square().mean(1).sqrt()
+    rows = _batched("error", error)[:, None].flatten(1)
+    return rows.to(exact(error)).square().mean(1).sqrt()
 
 # %% ../nbs/08b_integrators.ipynb #0dwjtpgr
+def _bounded(y: Tensor, rtol: float, atol, max_steps: int):
+    "Raise unless the tolerances are."
+    one = not isinstance(atol, Tensor)
+    wide = torch.as_tensor(_real("atol", atol)) if one else floating("atol", atol)
+    ok = wide.ndim == 0 or wide.shape == y.shape[1:]
+    want = tuple(y.shape[1:])
+    require(ok, f"got atol of shape {tuple(wide.shape)}, want a number or {want}")
+    positive = 0 <= _real("rtol", rtol) < math.inf and bool((wide > 0).all())
+    got = f"got rtol={rtol}, atol={_seen(atol)}"
+    require(positive, f"want rtol ≥ 0 and finite, atol > 0: {got}")
+
+
 def adaptive(
     f,  # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
     y: Tensor,  # (batch, ...) at a
@@ -740,12 +806,17 @@ def adaptive(
     report=None,  # called after every step as report(s), s where the slowest sample is
 ) -> tuple[Tensor, Tensor]:  # y at b (batch, ...); evaluations per sample (batch,)
     "Integrate from a to b with error control, each sample by steps of its own."
-    positive = rtol >= 0 and bool((torch.as_tensor(atol) > 0).all())
-    require(positive, f"want rtol ≥ 0 and atol > 0: got rtol={rtol}, atol={atol}")
+    _batched("y", y)
+    _bounded(y, rtol, atol, _whole("max_steps", max_steps, 1))
+    ok = -math.inf < _real("a", a) < math.inf and -math.inf < _real("b", b) < math.inf
+    require(ok, f"want finite times: got a={a}, b={b}")
+    ok = first is None or 0 < _real("first", first) < math.inf
+    require(ok, f"want a first step > 0 and finite: got {first}")
     s = torch.full((len(y),), a, dtype=exact(y), device=y.device)
     start = abs(b - a) / 20 if first is None else first
     h, spent = torch.full_like(s, math.copysign(start, b - a)), torch.ones_like(s)
     slope = f(y, s)
+    _shaped("a velocity", slope, y.shape)
     for tries in count():
         left = b - s
         if not bool(left.any()):
@@ -794,9 +865,10 @@ def dormand_prince(
     max_steps: int = 10_000,  # steps tried
 ) -> tuple[Tensor, Tensor]:  # state at eps; evaluations spent on each sample (batch,)
     "The probability flow of order 5, with error control per sample (Song et al. 2021)."
-    require(
-        0 < eps < start <= 1, f"want 0 < eps < start ≤ 1: got eps={eps}, start={start}"
-    )
+    ok = 0 < _real("eps", eps) < _real("start", start) <= 1
+    require(ok, f"want 0 < eps < start ≤ 1: got eps={eps}, start={start}")
+    _process(diffusion)._has_axes(z)
+    _callable("score", score, "(z, t) -> score, such as Score(diffusion, law)")
 
     def velocity(z, t):
         return diffusion.flow(z, score(z, t), t)
@@ -825,4 +897,8 @@ def gaussian_distance(
     got = propagate(sampler, diffusion, Score(diffusion, law), times, **how)
     gap = (got[..., 0, 0].sqrt() - law.variances.sqrt()) ** 2
     counts = torch.ones_like(gap) if counts is None else counts
+    _kind("counts", counts, Tensor, "a tensor of numbers ≥ 0")
+    got, want = tuple(counts.shape), tuple(gap.shape)
+    ok = got == want and bool((counts >= 0).all() and 0 < counts.sum() < math.inf)
+    require(ok, f"got counts of shape {got}, want numbers ≥ 0, {want}, not all 0")
     return ((counts * gap).sum() / (counts * law.variances).sum()).sqrt().item()

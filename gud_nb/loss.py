@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .core import Const, act, require, state_layout
-from .diffusion import LinearDiffusion
+from .core import Const, act, floating, require, state_layout
+from .diffusion import LinearDiffusion, _callable, _kind, _real, _shaped, _whole
 from .transition import scale_tril, tril_inverse
 
 # %% ../nbs/07_loss.ipynb #o4m6t1sv
@@ -24,7 +24,22 @@ def noise_factor(
     z: Tensor,  # (batch, k, *comp) state, for its axes
 ) -> Tensor:  # (batch or 1, *comp or 1s, k, k), float64
     "The factor L of the noise that training adds."
+    _process(diffusion)
     return scale_tril(diffusion.recipe, diffusion.B(t, z), diffusion.Sigma0)
+
+
+def _process(diffusion):
+    "Raise unless it is a diffusion."
+    want = "a LinearDiffusion, such as LinearDiffusion(vp(), LinearBeta())"
+    _kind("diffusion", diffusion, LinearDiffusion, want)
+
+
+def _inverse_factor(diffusion: LinearDiffusion, t, z: Tensor) -> Tensor:
+    "The inverse of L; raise where there is no noise, as far as a CPU can see."
+    L = noise_factor(diffusion, t, z)
+    some = L.device.type != "cpu" or bool((L.diagonal(dim1=-2, dim2=-1) > 0).all())
+    require(some, f"got t={t}, where some noise is 0: want a later one, such as 1e-3")
+    return tril_inverse(L)
 
 
 def score_from_eps(
@@ -33,7 +48,7 @@ def score_from_eps(
     t: float | Tensor,  # () or (batch,), in (0, 1]
 ) -> Tensor:  # (batch, k, *comp)
     "The score $s = -L^{-⊤}ε$."
-    inverse = tril_inverse(noise_factor(diffusion, t, eps))
+    inverse = _inverse_factor(diffusion, t, floating("eps", eps))
     return act(-state_layout(inverse.mT), eps)
 
 
@@ -43,7 +58,7 @@ def eps_from_score(
     t: float | Tensor,  # () or (batch,), in (0, 1]
 ) -> Tensor:  # (batch, k, *comp)
     "The expected noise of training, $ε = -L^⊤s$."
-    return act(-state_layout(noise_factor(diffusion, t, s).mT), s)
+    return act(-state_layout(noise_factor(diffusion, t, floating("s", s)).mT), s)
 
 # %% ../nbs/07_loss.ipynb #070005
 def eps_weight(
@@ -52,6 +67,8 @@ def eps_weight(
     z: Tensor,  # (batch, k, *comp) state, for its axes
 ) -> Tensor:  # (1, k, k, *1s)
     "The identity on the phases whose noise is used at all: the ε-MSE."
+    _process(diffusion)
+    diffusion._has_axes(z)
     D = diffusion.recipe.on(z.device).D
     used = D.abs().sum(-1).reshape(-1, diffusion.k).amax(0) > 0
     W = torch.diag((used.cumsum(0) > 0).double())
@@ -64,7 +81,7 @@ def likelihood_weight(
     z: Tensor,  # (batch, k, *comp) state, for its axes
 ) -> Tensor:  # (batch or 1, k, k, *comp or 1s)
     "$L^{-1}βDL^{-⊤}$: the weight βD on the error of the score (Song et al. 2021)."
-    inverse = tril_inverse(noise_factor(diffusion, t, z))
+    inverse = _inverse_factor(diffusion, t, z)
     beta = diffusion.beta(t, z)[..., None, None]
     D = diffusion.recipe.on(inverse.device).D
     return state_layout(beta * (inverse @ D @ inverse.mT))
@@ -74,6 +91,7 @@ def active_only(
     weight=eps_weight,  # eps_weight, likelihood_weight, or your own
 ) -> Callable:  # a weight: a function of (diffusion, t, z)
     "The same weight, but 0 for components whose β is 0."
+    _callable("weight", weight, "(diffusion, t, z), such as eps_weight")
 
     def inner(diffusion: LinearDiffusion, t, z: Tensor) -> Tensor:
         active = (diffusion.beta(t, z) > 0).double()
@@ -82,6 +100,13 @@ def active_only(
     return inner
 
 # %% ../nbs/07_loss.ipynb #070015
+def _smallest(eps: float) -> float:
+    "A smallest time, checked."
+    ok = 0 < _real("eps", eps) < 1
+    require(ok, f"the smallest time must be in (0, 1): got {eps}")
+    return eps
+
+
 def spread_times(
     n: int,  # batch size
     generator: torch.Generator | None = None,  # None: the global one
@@ -89,7 +114,8 @@ def spread_times(
     device=None,  # of the times; None: the generator's
 ) -> Tensor:  # (n,) float64, in random order
     "Times in [eps, 1], each uniform, together evenly spread (Kingma et al. 2021)."
-    require(0 < eps < 1, f"the smallest time must be in (0, 1): got {eps}")
+    n, eps = _whole("n", n, 1), _smallest(eps)
+    _kind("generator", generator, torch.Generator | None, "a torch.Generator or None")
     where = generator.device if generator is not None else device
     u = torch.rand((), generator=generator, device=where, dtype=torch.float64)
     i = torch.randperm(n, generator=generator, device=where)
@@ -106,6 +132,9 @@ def score_matching(
     weight=eps_weight,  # eps_weight, likelihood_weight, or your own (diffusion, t, z)
 ) -> Tensor:  # (batch,) mean over components, sum over phases
     "Denoising or hybrid score matching, by the diffusion's own start."
+    _process(diffusion)
+    _callable("eps_model", eps_model, "(z, t) -> predicted noise")
+    _callable("weight", weight, "(diffusion, t, z), such as eps_weight")
     require(
         diffusion.aux_cov is None or aux_noise is not None,
         "this diffusion draws its auxiliary start (DSM): pass aux_noise, "
@@ -114,22 +143,29 @@ def score_matching(
     aux = None if diffusion.aux_cov is None else diffusion.draw_aux(aux_noise)
     p = diffusion.perturb(chi, t, noise, aux)
     eps = eps_model(p.z, t)
-    require(
-        eps.shape == noise.shape,
-        f"got predicted noise of shape {tuple(eps.shape)} from the model, "
-        f"want {tuple(noise.shape)}",
-    )
-    error = eps - p.eps
-    return (error * act(weight(diffusion, t, p.z), error)).sum(1).flatten(1).mean(1)
+    _shaped("predicted noise", eps, noise.shape)
+    error, W = eps - p.eps, weight(diffusion, t, p.z)
+    ok = isinstance(W, Tensor) and W.ndim == error.ndim + 1
+    require(ok, "want a weight (batch or 1, k, k, *comp or 1s), such as eps_weight")
+    return (error * act(W, error)).sum(1).flatten(1).mean(1)
 
 # %% ../nbs/07_loss.ipynb #nb84y7eb
+def _numbers(name: str, v, instead=None) -> Tensor:
+    "Numbers as a float64 tensor on the CPU; the second where the first is None."
+    v = instead if v is None else v
+    try:
+        return torch.as_tensor(v, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        got = f"got {name} of type {type(v).__name__}"
+        raise ValueError(f"{got}, want a number or a tensor of numbers") from None
+
+
 def _by_variance(variances, weights) -> tuple[Const, Const]:
     "Log variances of components, and how often to look at each."
-    v = torch.as_tensor(variances, dtype=torch.float64).detach().cpu()
-    p = v if weights is None else torch.as_tensor(weights).detach().double().cpu()
+    v, p = _numbers("variances", variances), _numbers("weights", weights, variances)
     require(
-        bool((v > 0).all() and (p >= 0).all() and p.sum() > 0),
-        "variances must be > 0, weights ≥ 0: "
+        bool((v > 0).all() and (p >= 0).all() and 0 < p.sum() < math.inf),
+        "variances must be > 0, weights ≥ 0 and finite: "
         f"got down to {v.min():.3g} and {p.min():.3g}",
     )
     require(
@@ -155,6 +191,11 @@ def _invert(u: Tensor, t: Tensor, U: Tensor) -> Tensor:
     return torch.lerp(t[i - 1], t[i], part.clamp(0, 1))
 
 # %% ../nbs/07_loss.ipynb #070018
+def _within(u: Tensor) -> bool:
+    "Whether all numbers are in [0, 1]."
+    return bool(((u >= 0) & (u <= 1)).all())
+
+
 def snr_times(
     diffusion: LinearDiffusion,  # the process
     variances: float | Tensor = 1.0,  # () or (*comp) in the diffusion's scale, > 0
@@ -165,8 +206,13 @@ def snr_times(
     n: int = 2048,  # size of the table for one schedule, a sixteenth for each of many
 ) -> Callable:  # (u (batch,), another diffusion) -> times (batch,) float64
     "A function of uniform u: times with the log-SNRs of the cosine schedule."
-    require(0 <= share <= 1, f"want a share in [0, 1]: got share={share}")
+    _process(diffusion)
+    n, eps = _whole("n", n, 32), _smallest(eps)
+    ok = 0 <= _real("share", share) <= 1
+    require(ok, f"want a share in [0, 1]: got share={share}")
     v, p = _by_variance(variances, weights)
+    if v.value.ndim and diffusion.schedule.images is None:
+        diffusion.B(1.0, torch.zeros(1, diffusion.k, *v.value.shape))  # if they fit
 
     def table(d: LinearDiffusion, like: Tensor) -> tuple[Tensor, Tensor]:
         m = n if d.is_scalar else n // 16
@@ -178,6 +224,8 @@ def snr_times(
 
     def times(u: Tensor, other: LinearDiffusion | None = None) -> Tensor:
         d = diffusion if other is None else other
+        ok = floating("u", u).ndim == 1 and (u.device.type != "cpu" or _within(u))
+        require(ok, "got u that are not in [0, 1], want (batch,) uniform numbers")
         if d.schedule.images is None:
             return _invert(u, *table(d, u))
         members = d.schedule.members  # each with its own images

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .core import act, require, state_layout
-from .diffusion import LinearDiffusion
+from .diffusion import LinearDiffusion, _is_whole, _real, _seen
 from .sampler import Grid, Sampler, _finite, _level, _reach, _sampler, _ticks
 from .schedule import Schedule
 from .transition import phi, scale_tril
@@ -95,7 +95,7 @@ def update(self: Rising, c, here, there, z, noise, past):
 # %% ../nbs/08d_paths.ipynb #xey2e6dn
 @patch
 def last(self: Rising, grid: Grid):
-    a, b = _stretches(grid.times)[-1]
+    *_, (a, b) = [(0, 0), *_stretches(grid.times)]
     require(
         b == len(grid.times) - 1,
         "got a path that ends with a rise, want one that ends falling: "
@@ -118,9 +118,20 @@ def path_evaluations(
     "Number of evaluations of the score (NFE) of a run along a path."
     stretches = _stretches(_ticks(path, rises=True))
     falls = sum(b - a for a, b in stretches)
-    return falls * sampler.evaluations + len(stretches) * sampler.extra + final
+    steps = falls * _sampler(sampler).evaluations
+    return steps + len(stretches) * sampler.extra + final
 
 # %% ../nbs/08d_paths.ipynb #3qp50l62
+def _falling(times: Tensor) -> Tensor:
+    "A path that falls somewhere, checked, float64 on the CPU."
+    path = _ticks(times, rises=True)
+    falls = bool((path.diff() < 0).any())
+    require(
+        falls, f"got times that only rise, from {path[0]:.3g}, want a path that falls"
+    )
+    return path
+
+
 def _log_noise(source: Schedule | LinearDiffusion, path: Tensor) -> Tensor:
     "log σ (n,) at times (n,), averaged over the components."
     level = _level(source, path) / 2
@@ -137,9 +148,11 @@ def churn(
     high: float = inf,  # S_max > low, the largest
 ) -> Tensor:  # (m+1,) path, m ≥ n, float64
     "A rise before each step (Karras et al. 2022, algorithm 2), never above t = 1."
-    path = _ticks(times, rises=True)
-    require(strength >= 0, f"want strength ≥ 0: got {strength}")
-    require(0 <= low < high, f"want 0 ≤ low < high: got low={low}, high={high}")
+    path = _falling(times)
+    ok = 0 <= _real("strength", strength) < inf
+    require(ok, f"want a finite strength ≥ 0: got {strength}")
+    ok = 0 <= _real("low", low) < _real("high", high)
+    require(ok, f"want 0 ≤ low < high: got low={low}, high={high}")
     level, falls = _log_noise(source, path[:-1]), path.diff() < 0
     gamma = min(strength / max(1, int(falls.sum())), 2**0.5 - 1)
     sigma = level.exp()
@@ -168,11 +181,12 @@ def restart(
     n: int = 4,  # steps of each new descent, ≥ 1
 ) -> Tensor:  # path, float64
     "Some more descents between two noise levels (Xu et al. 2023)."
-    path = _ticks(times, rises=True)
-    require(0 < low < high, f"want 0 < low < high: got low={low}, high={high}")
-    whole = int(repeats) == repeats and int(n) == n
-    ok = whole and repeats >= 0 and n >= 1
-    require(ok, f"want repeats ≥ 0 and n ≥ 1, whole: got repeats={repeats}, n={n}")
+    path = _falling(times)
+    ok = 0 < _real("low", low) < _real("high", high)
+    require(ok, f"want 0 < low < high: got low={low}, high={high}")
+    given = f"got repeats={_seen(repeats)}, n={_seen(n)}"
+    ok = _is_whole(repeats) and _is_whole(n) and repeats >= 0 and n >= 1
+    require(ok, f"want repeats ≥ 0 and n ≥ 1, whole: {given}")
     sigma = _log_noise(source, path).exp()
     top = (_level(source, torch.ones(1).double()) / 2).exp().item()
     ok = sigma.min() <= low and high <= top
@@ -189,8 +203,8 @@ def ancestral_path(
     eta: float = 1.0,  # share of the ancestral noise, from 0 to 1
 ) -> Tensor:  # path, float64
     "Steps that go too far and rise again (k-diffusion's ancestral samplers)."
-    path = _ticks(times, rises=True)
-    require(0 <= eta <= 1, f"want eta from 0 to 1: got {eta}")
+    path = _falling(times)
+    require(0 <= _real("eta", eta) <= 1, f"want eta from 0 to 1: got {eta}")
     level = 2 * _log_noise(source, path)
     before, after = level[:-1], level[1:]
     up = eta**2 * -torch.expm1(after - before)  # σ_up² / σ_s²

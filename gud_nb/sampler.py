@@ -12,9 +12,8 @@ __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'sscs', 'ddim', 'exponential_
 # %% ../nbs/08_sampler.ipynb #080002
 from dataclasses import dataclass
 from functools import cached_property
-from math import log, prod
+from math import inf, log, prod
 from numbers import Integral
-
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -22,7 +21,19 @@ from torch import Tensor
 
 from .core import act, floating, require, state_layout
 from .denoiser import Gaussian, Independent, Score, denoised
-from .diffusion import Frame, Kernel, LinearDiffusion
+from gud_nb.diffusion import (
+    Frame,
+    Kernel,
+    LinearDiffusion,
+    _batched,
+    _callable,
+    _kind,
+    _real,
+    _seen,
+    _shaped,
+    _time,
+    _whole,
+)
 from .recipe import Recipe
 from .schedule import Schedule
 from .transition import covariance, phi, scale_tril
@@ -74,16 +85,39 @@ def _fields(cls) -> dict:
     "The annotated names of a class."
     return vars(cls).get("__annotations__", {})
 
+# %% ../nbs/08_sampler.ipynb #v5e6c39y
+def _ticks(times, rises: bool = False) -> Tensor:
+    "A grid, or a path that may rise, checked, float64 on the CPU."
+    try:
+        found = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.zeros(())
+    n = int(found) if isinstance(times, Integral) else "n"
+    require(
+        found.ndim > 0,
+        f"got times={_seen(times)}, want a grid: uniform({n}) or quadratic({n})",
+    )
+    moves = (found.diff() != 0) if rises else (found.diff() < 0)
+    ok = found.ndim == 1 and len(found) > 1 and bool(moves.all())
+    require(
+        ok and bool(((found > 0) & (found <= 1)).all()),
+        f"times must {'fall or rise' if rises else 'fall'}, within (0, 1], and be at "
+        f"least two: got {found.flatten().tolist()[:6]}",
+    )
+    return found
+
 # %% ../nbs/08_sampler.ipynb #tdnsxyqh
 @dataclass(frozen=True, eq=False)
 class Grid:
     "The n steps of a grid: t and s < t, and what the coefficients are made of."
 
     diffusion: LinearDiffusion  # the process
-    times: Tensor  # (n+1,) falling, float64
+    times: Tensor  # (n+1,) falling, or a path that rises as well, float64
     like: Tensor  # (batch, k, *comp) a state, for shape, dtype and device
 
     def __post_init__(self):
+        _process(self.diffusion)
+        object.__setattr__(self, "times", _ticks(self.times, True))
         _one_schedule(self.diffusion.schedule)
         self.diffusion._has_axes(floating("a state", self.like))
 
@@ -114,6 +148,12 @@ class Grid:
         return [all_times[i : i + 1] for i in range(len(self.times))]
 
 # %% ../nbs/08_sampler.ipynb #jh4d66qf
+def _process(diffusion) -> LinearDiffusion:
+    "The diffusion itself; raise unless it is one."
+    want = "a LinearDiffusion, such as LinearDiffusion(vp(), LinearBeta())"
+    return _kind("diffusion", diffusion, LinearDiffusion, want)
+
+
 def _one_schedule(schedule: Schedule):
     "Raise where every image has a schedule of its own."
     images = schedule.images
@@ -175,11 +215,7 @@ class Local:
         if self.denoiser is not None:
             return self.kernel.score(z, self.data(z))
         s = self.source(z, self.t)
-        require(
-            s.shape == z.shape,
-            f"got a score of shape {tuple(s.shape)}, "
-            f"want that of the state, {tuple(z.shape)}",
-        )
+        _shaped("a score", s, z.shape)
         return s
 
 # %% ../nbs/08_sampler.ipynb #irzbuz5y
@@ -211,12 +247,36 @@ def places(
     score,  # a Score or model with a denoiser, or a function (z, t) -> score
 ) -> list[Local]:  # n+1
     "Where a score is evaluated; its denoiser is used, if it has one."
+    _callable("score", score, "(z, t) -> score, such as Score(diffusion, law)")
+    other = getattr(score, "diffusion", self.diffusion)
+    if other is not self.diffusion:
+        _same_process(other, self)
     own = getattr(score, "diffusion", None) is self.diffusion
     denoiser = getattr(score, "denoiser", None) if own else None
     if denoiser is not None:
         self.kernels  # made now, not in the loop
     times = enumerate(self.times.tolist())
     return [Local(t, score, denoiser, self, i) for i, t in times]
+
+# %% ../nbs/08_sampler.ipynb #fgm57dcg
+def _same_process(other: LinearDiffusion, grid: Grid):
+    "Raise unless another diffusion is the same process at all times of a grid."
+    one, t, like = grid.diffusion, grid.times, grid.like
+    pairs = [(one.B(t, like), other.B(t, like))]
+    pairs += [(getattr(one.recipe, n), getattr(other.recipe, n)) for n in "DQH"]
+    none = torch.zeros(one.k, one.k)
+    pairs += [tuple(none if d.start is None else d.start for d in (one, other))]
+    same = all(torch.allclose(*_together_on_cpu(*pair)) for pair in pairs)
+    require(
+        same,
+        "got a score of another diffusion, want one of the diffusion that is sampled: "
+        "the same recipe, schedule and start",
+    )
+
+
+def _together_on_cpu(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    "Two tensors in double precision, broadcast."
+    return torch.broadcast_tensors(a.double().cpu(), b.double().cpu())
 
 # %% ../nbs/08_sampler.ipynb #sguvrl5j
 def _drift(grid: Grid, at_start: bool, half: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -366,9 +426,8 @@ exponential_heun = ExponentialHeun()
 # %% ../nbs/08_sampler.ipynb #080012
 def _range(n: int, eps: float):
     "Raise unless n and eps make a grid."
-    whole = isinstance(n, Integral) and n >= 1
-    require(whole, f"a grid needs at least one step, a whole number: got n={n}")
-    require(0 < eps < 1, f"the last time must be in (0, 1): got eps={eps}")
+    _whole("n", n, 1)
+    require(0 < _real("eps", eps) < 1, f"want a last time in (0, 1): got eps={eps}")
 
 
 def uniform(
@@ -389,8 +448,15 @@ def quadratic(
     return eps + (1 - eps) * (1 - torch.arange(n + 1, dtype=torch.float64) / n) ** 2
 
 # %% ../nbs/08_sampler.ipynb #080013
+def _source(source):
+    "Raise unless it has levels of noise."
+    want = "a Schedule or a LinearDiffusion, such as LinearBeta()"
+    _kind("source", source, Schedule | LinearDiffusion, want)
+
+
 def _levels(source: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
     "γ at times (n,), (n, components); of a diffusion that of all phases, -log |w|²."
+    _source(source)
     _one_schedule(getattr(source, "schedule", source))
     if isinstance(source, Schedule):
         return source.gamma(t).reshape(len(t), -1)
@@ -401,6 +467,7 @@ def _levels(source: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
 
 def _in_parts(f, source: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
     "f of the levels, evaluated at a few times at a time to bound memory."
+    _source(source)
     schedule = getattr(source, "schedule", source)
     many = max(1, 2**21 // max(1, prod(schedule.shape)))
     return torch.cat([f(_levels(source, part)) for part in t.split(many)])
@@ -437,6 +504,7 @@ def even_log_snr(
 ) -> Tensor:  # (n+1,) from 1 down to eps, float64
     "Equal steps in the average log-SNR; kinks are on the grid where n allows."
     _range(n, eps)
+    _source(source)
     breakpoints = getattr(source, "schedule", source).breakpoints
     kinks = [b for b in breakpoints if eps * (1 + 1e-9) < b < 1]
     kinks = kinks[::-1] if len(kinks) < n else []
@@ -460,7 +528,8 @@ def level_time(
     sigma: float,  # noise level $e^{-λ/2}$, > 0; for VP it is σ/α
 ) -> float:  # in (0, 1)
     "The time at which the noise level, averaged in its logarithm, is sigma."
-    require(sigma > 0, f"want a noise level > 0: got {sigma}")
+    ok = 0 < _real("sigma", sigma) < inf
+    require(ok, f"want a noise level > 0: got sigma={sigma}")
     ends = torch.tensor([1e-9, 1.0], dtype=torch.float64)
     goal = torch.tensor([2 * log(sigma)], dtype=torch.float64)
     found = _reach(source, goal, ends[:1], ends[1:])
@@ -486,7 +555,8 @@ def edm(
     eps = eps if sigma_min is None else level_time(source, sigma_min)
     start = 1.0 if sigma_max is None else level_time(source, sigma_max)
     _range(n, eps)
-    require(rho >= 1, f"rho must be ≥ 1: got {rho}")
+    ok = 1 <= _real("rho", rho) < inf
+    require(ok, f"rho must be ≥ 1 and finite: got {rho}")
     require(start > eps, f"want sigma_max above the last level: got {sigma_max}")
     ends = torch.tensor([start, eps], dtype=torch.float64)
     level = _level(source, ends)
@@ -507,6 +577,7 @@ def fastest(
 ) -> Tensor:  # (n+1,) from 1 down to eps, float64
     "Equal steps in the log-SNR of whichever component is losing most."
     _range(n, eps)
+    fine = _whole("fine", fine, 1)
     knots = torch.linspace(eps**0.5, 1, fine + 1, dtype=torch.float64) ** 2
     _finite(_level(source, knots[[0, -1]]), eps)
     speed = _rises(source, knots)
@@ -534,7 +605,7 @@ def default_grid(
     n: int = 24,  # number of steps
 ) -> Tensor:  # (n+1,) from 1 down, float64
     "`edm` for one schedule, `fastest` for a schedule per component."
-    if diffusion.is_scalar:
+    if _process(diffusion).is_scalar:
         return edm(diffusion, n)
     return fastest(diffusion.schedule, n)
 
@@ -557,9 +628,8 @@ class ImageNoise:
 
     def __post_init__(self):
         for name in ("seed", "first"):
-            v = getattr(self, name)
-            ok = isinstance(v, Integral) and not isinstance(v, bool) and 0 <= v < 2**63
-            require(ok, f"got {name}={v!r}, want an integer from 0 to 2**63 - 1")
+            ok = _whole(name, getattr(self, name)) < 2**63
+            require(ok, f"got {name}={getattr(self, name)}, want less than 2**63")
 
     def __call__(
         self,
@@ -567,6 +637,7 @@ class ImageNoise:
         draw: int = 0,  # which of their draws: 0 the start, i ≥ 1 that of step i
     ) -> Tensor:  # (n, ...), in the dtype and on the device of `like`
         "One draw for n images."
+        _batched("like", like)
         end, shape = self.first + len(like), (_BLOCK, *like.shape[1:])
         how, parts = dict(dtype=like.dtype, device=like.device), [like[:0]]
         for block in range(self.first // _BLOCK, -(-end // _BLOCK)):
@@ -584,7 +655,7 @@ def after(
     n: int,  # images to leave out, ≥ 0
 ) -> ImageNoise:
     "The noise of the images after the first n."
-    return ImageNoise(self.seed, self.first + n)
+    return ImageNoise(self.seed, self.first + _whole("n", n))
 
 
 @patch
@@ -593,7 +664,7 @@ def branch(
     i: int,  # which branch, ≥ 0
 ) -> ImageNoise:
     "Noise for the same images that is independent of this and of other branches."
-    return ImageNoise(_hashed(self.seed, i), self.first)
+    return ImageNoise(_hashed(self.seed, _whole("i", i)), self.first)
 
 
 def image_noise(
@@ -613,8 +684,8 @@ def _generator(source):
     "Raise unless it is a source of noise, or None."
     require(
         source is None or isinstance(source, (torch.Generator, ImageNoise)),
-        f"got generator={source!r:.40}, want a torch.Generator, an ImageNoise or None: "
-        "for a seed, ImageNoise(seed)",
+        f"got generator={_seen(source)}, want a torch.Generator, an ImageNoise or "
+        "None: for a seed, ImageNoise(seed)",
     )
 
 # %% ../nbs/08_sampler.ipynb #jjtibjt5
@@ -641,34 +712,13 @@ def finish(
     return act(c[1], there.score(z), act(c[0], z))
 
 # %% ../nbs/08_sampler.ipynb #080021
-def _ticks(times, rises: bool = False) -> Tensor:
-    "A grid, or a path that may rise, checked, float64 on the CPU."
-    require(
-        not isinstance(times, int),
-        f"got times={times}, want a grid: uniform({times}) or quadratic({times})",
-    )
-    times = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
-    ok = times.ndim == 1 and len(times) > 1
-    moves = (times.diff() != 0) if rises else (times.diff() < 0)
-    require(
-        ok and bool(((times > 0) & (times <= 1)).all()) and bool(moves.all()),
-        f"times must {'fall or rise' if rises else 'fall'}, within (0, 1], and be at "
-        f"least two: got {times.flatten().tolist()[:6]}",
-    )
-    return times
-
-
 def _draws(sampler: Sampler, z: Tensor, n: int, noise, generator):
     "The noise of each step: none, one tensor like z, or several stacked."
     count = sampler.noises
     shape = tuple(z.shape) if count == 1 else (count, *z.shape)
     how = dict(generator=generator, device=z.device, dtype=z.dtype)
-    for v in noise if count and noise is not None else ():
-        require(
-            len(noise) == n and tuple(v.shape) == shape,
-            f"got noise {(len(noise), *v.shape)} for {n} steps of {sampler!r}, "
-            f"want {(n, *shape)}",
-        )
+    if count and noise is not None:
+        _given(noise, (n, *shape), z, sampler)
     for i in range(n):
         if not count:
             yield None
@@ -678,6 +728,20 @@ def _draws(sampler: Sampler, z: Tensor, n: int, noise, generator):
             yield _by_image(generator, z, i + 1, count)
         else:
             yield torch.randn(shape, **how)
+
+
+def _given(noise: Tensor, shape: tuple, z: Tensor, sampler: Sampler):
+    "Raise unless noise that was handed over is that of all steps."
+    if isinstance(noise, (list, tuple)):  # of a tensor for each step
+        each = [tuple(getattr(v, "shape", ())) for v in noise]
+        ok = len(noise) == shape[0] and all(v == shape[1:] for v in each)
+        got = f"{len(noise)} tensors, of shapes {sorted(set(each))}"
+        require(ok, f"got noise of {got}, want {shape} for {sampler!r}")
+        noise = noise[0]
+        shape = shape[1:]
+    got = tuple(floating("noise", noise).shape)
+    require(got == shape, f"got noise {got} for {sampler!r}, want {shape}")
+    _shaped("noise", noise, shape, z)
 
 
 def _by_image(generator: ImageNoise, z: Tensor, draw: int, count: int) -> Tensor:
@@ -717,6 +781,9 @@ def denoise(
     t: float | Tensor,  # () where the grid ends
 ) -> Tensor:  # (batch, k, *comp)
     "The last step: reverse drift from t to 0 without noise, one evaluation."
+    _process(diffusion)
+    _callable("score", score, "(z, t) -> score, such as Score(diffusion, law)")
+    require(_time(t).ndim == 0, f"got t={_seen(t)}, want one time")
     return z - float(t) * diffusion.reverse_drift(z, score(z, t), t)
 
 
@@ -747,8 +814,13 @@ def sample(
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # (batch, k, *comp)
     "Run a sampler from `times[0]` down to `times[-1]`, and to 0 if `final`."
+    ticks = _ticks(times, _sampler(sampler).rises)
+    grid = Grid(diffusion, ticks, z)
     _same_device(generator, z)
-    grid = Grid(diffusion, _ticks(times, _sampler(sampler).rises), z)
+    require(
+        callback is None or callable(callback),
+        f"got callback={_seen(callback)}, want a function (i, t, z)",
+    )
     plan = prepare(sampler, grid, score)
     last = tuple(c.to(z) for c in sampler.last(grid)) if final else ()
     run = zip(plan, _draws(sampler, z, len(plan), noise, generator))
@@ -788,7 +860,8 @@ def evaluations(
     final: bool = True,  # with the denoising step
 ) -> int:
     "Number of evaluations of the score (NFE) of a run."
-    return n * sampler.evaluations + sampler.extra + final
+    n = _whole("n", n)
+    return n * _sampler(sampler).evaluations + sampler.extra + final
 
 # %% ../nbs/08_sampler.ipynb #080029
 class Trajectory:
@@ -798,7 +871,7 @@ class Trajectory:
         self,
         every: int = 1,  # keep one state of so many
     ):
-        self.every, self.times, self.states = every, [], []
+        self.every, self.times, self.states = _whole("every", every, 1), [], []
 
     def __call__(
         self,
@@ -824,7 +897,8 @@ def propagate(
     final: bool = False,  # with the end of the run, to t = 0
 ) -> Tensor:  # (*comp, k, k), or joint (k·d, k·d): covariance at times[-1], or at 0
     "The exact covariance that a sampler produces on Gaussian data."
-    comp, k, draws = tuple(shape or (1,)), diffusion.k, sampler.noises
+    comp = _components(shape)
+    k, draws = _process(diffusion).k, _sampler(sampler).noises
     n = prod(comp) * k if joint else k  # unit states, of all components or of one
     ones = comp if joint else (1,) * len(comp)
     units = torch.eye(n, dtype=torch.float64).reshape(n, k, *ones).expand(n, k, *comp)
@@ -832,8 +906,8 @@ def propagate(
     grid, past = Grid(diffusion, _ticks(times, sampler.rises), z), []
     plan = prepare(sampler, grid, score)
     last = tuple(c.to(z) for c in sampler.last(grid)) if final else None
-    if C is None:
-        C = _prior_covariance(diffusion, z[:1], grid.times[0].item(), joint)
+    first = _prior_covariance(diffusion, z[:1], grid.times[0].item(), joint)
+    C = first if C is None else _starts_as(C, first)
     if draws == 0:
         for c, here, there in plan:
             z = sampler.update(c, here, there, z, None, past)
@@ -843,6 +917,24 @@ def propagate(
     else:
         C = _with_noise(sampler, plan, C, z, units, joint, last)
     return C if joint or shape else C.reshape(k, k)
+
+# %% ../nbs/08_sampler.ipynb #e4bf0e55
+def _components(shape: tuple | None) -> tuple:
+    "Component axes; one component where none are given."
+    ok = shape is None or isinstance(shape, (tuple, list))
+    require(ok, f"got shape={_seen(shape)}, want a tuple (*comp), or None")
+    return tuple(_whole("an axis of shape", n, 1) for n in shape or (1,))
+
+
+def _starts_as(C: Tensor, like: Tensor) -> Tensor:
+    "A covariance of the first states, checked, in double precision."
+    got, want = tuple(floating("C", C).shape), tuple(like.shape)
+    fits = len(got) <= len(want) and all(
+        a in (1, b) for a, b in zip(got[::-1], want[::-1])
+    )
+    fits = fits and got[-2:] == want[-2:]
+    require(fits, f"got C of shape {got}, want {want}, or one for all components")
+    return C.to(like)
 
 # %% ../nbs/08_sampler.ipynb #xgu2xauq
 def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool, last) -> Tensor:
@@ -912,6 +1004,9 @@ def marginal_covariance(
     t: float,  # in (0, 1]
 ) -> Tensor:  # (*comp, k, k), or (k·d, k·d) if the law has correlations
     "The exact covariance of the state at t."
+    _process(diffusion)
+    _kind("law", law, Gaussian, "a Gaussian law, such as Independent(mean, variances)")
+    require(_time(t).ndim == 0, f"got t={_seen(t)}, want one time")
     like = torch.zeros(1, diffusion.k, *law.shape)
     first = phi(diffusion.recipe, diffusion.B(t, like))[0, ..., :1]
     first = first.expand(*law.shape, diffusion.k, 1)
@@ -932,6 +1027,8 @@ def measure_order(
     grid=None,  # function (n, eps) -> times; None: uniform
 ) -> tuple[list, float]:  # errors of the covariance; the order between the last two
     "The order of a sampler, from exact covariances."
+    _kind("ns", ns, tuple | list, "at least two numbers of steps, such as (64, 128)")
+    require(len(ns) > 1, f"got ns={ns}, want at least two numbers of steps")
     score, joint, errors = Score(diffusion, law), not isinstance(law, Independent), []
     first = marginal_covariance(diffusion, law, 1.0)
     right = marginal_covariance(diffusion, law, eps)

@@ -106,7 +106,7 @@ def test_a_start_that_moves_the_position():
 
 def test_times_and_states():
     refused(lambda: d.flow(state, state, torch.rand(3)), "3 times for a batch of 4")
-    refused(lambda: score(state, torch.rand(3) + 0.1), "3 times for a batch of 4")
+    refused(lambda: score(state, torch.rand(3) / 2 + 0.1), "3 times for a batch of 4")
     refused(lambda: score(state, 0.0), "no noise")
 
 
