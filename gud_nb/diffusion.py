@@ -56,7 +56,7 @@ def _whole(name: str, n, least: int = 0) -> int:
     require(ok, f"got {name}={_seen(n)}, want an integer ≥ {least}")
     return int(n)
 
-
+# %% ../nbs/05_diffusion.ipynb #ijfeczkm
 def _real(name: str, v):
     "The value itself; raise unless it is one real number."
     one = isinstance(v, Tensor) and v.ndim == 0 and v.is_floating_point()
@@ -422,7 +422,7 @@ def start_of(
     data[..., 0, 0] = variance
     return data if self.start is None else data + self.start.to(data)
 
-
+# %% ../nbs/05_diffusion.ipynb #bwqapq7o
 @patch
 def prior(
     self: LinearDiffusion,
@@ -608,7 +608,7 @@ def data(
     _shaped("a score", s, z.shape)
     return act(self.tweedie, s, y)[:, 0]
 
-
+# %% ../nbs/05_diffusion.ipynb #8lsik569
 @patch
 def noise(
     self: Kernel,

@@ -632,7 +632,19 @@ def _push(grid: Grid, change: Tensor, start: Tensor, first: Tensor, last: Tensor
     flow = turned @ (grid.recipe.on(start.device).D @ nodes.frames(grid).inverse.mT)
     return nodes.total(flow * (nodes.dB / 2)[..., None, None])
 
+# %% ../nbs/08b_integrators.ipynb #w99z0cnn
+def _is_lambda(Lambda: float | Tensor):
+    "Raise unless it is a finite number or square matrix."
+    many = isinstance(Lambda, Tensor)
+    floating("Lambda", Lambda) if many else _real("Lambda", Lambda)
+    L = torch.as_tensor(Lambda)
+    square = L.ndim == 0 or (L.ndim == 2 and L.shape[0] == L.shape[1])
+    require(
+        square and bool(L.isfinite().all()),
+        f"got Lambda={_seen(Lambda)}, want a finite number, or finite (k, k) or (1, 1)",
+    )
 
+# %% ../nbs/08b_integrators.ipynb #dn2k0dkf
 @dataclass(frozen=True, eq=False)
 class Conjugate(Sampler):
     """Euler's step after a change of variables (λ-DDIM; Pandey, Rudolph & Mandt 2024),
@@ -643,15 +655,7 @@ class Conjugate(Sampler):
     noises, evaluations, extra, memory, order = 0, 1, 0, 0, 1
 
     def __post_init__(self):
-        L = self.Lambda
-        L = floating("Lambda", L) if isinstance(L, Tensor) else _real("Lambda", L)
-        L = torch.as_tensor(L)
-        square = L.ndim == 0 or (L.ndim == 2 and L.shape[0] == L.shape[1])
-        require(
-            square and bool(L.isfinite().all()),
-            f"got Lambda={_seen(self.Lambda)}, want a finite number, or finite (k, k) "
-            "or (1, 1)",
-        )
+        _is_lambda(self.Lambda)
 
     def coefficients(self, grid):
         A = grid.recipe.on(grid.B.device).A
@@ -779,8 +783,9 @@ def rms(
     return rows.to(exact(error)).square().mean(1).sqrt()
 
 # %% ../nbs/08b_integrators.ipynb #0dwjtpgr
-def _bounded(y: Tensor, rtol: float, atol, max_steps: int):
-    "Raise unless the tolerances are."
+def _bounded(y: Tensor, rtol: float, atol):
+    "Raise unless there are tolerances for a state."
+    _batched("y", y)
     one = not isinstance(atol, Tensor)
     wide = torch.as_tensor(_real("atol", atol)) if one else floating("atol", atol)
     ok = wide.ndim == 0 or wide.shape == y.shape[1:]
@@ -790,7 +795,16 @@ def _bounded(y: Tensor, rtol: float, atol, max_steps: int):
     got = f"got rtol={rtol}, atol={_seen(atol)}"
     require(positive, f"want rtol ≥ 0 and finite, atol > 0: {got}")
 
+# %% ../nbs/08b_integrators.ipynb #uyxuoknu
+def _stepped(a: float, b: float, first: float | None, max_steps: int):
+    "Raise unless there is a way from one time to another."
+    _whole("max_steps", max_steps, 1)
+    ok = abs(_real("a", a)) < math.inf and abs(_real("b", b)) < math.inf
+    require(ok, f"want finite times: got a={a}, b={b}")
+    ok = first is None or 0 < _real("first", first) < math.inf
+    require(ok, f"want a first step > 0 and finite: got {first}")
 
+# %% ../nbs/08b_integrators.ipynb #gjzi6t5p
 def adaptive(
     f,  # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
     y: Tensor,  # (batch, ...) at a
@@ -806,12 +820,8 @@ def adaptive(
     report=None,  # called after every step as report(s), s where the slowest sample is
 ) -> tuple[Tensor, Tensor]:  # y at b (batch, ...); evaluations per sample (batch,)
     "Integrate from a to b with error control, each sample by steps of its own."
-    _batched("y", y)
-    _bounded(y, rtol, atol, _whole("max_steps", max_steps, 1))
-    ok = -math.inf < _real("a", a) < math.inf and -math.inf < _real("b", b) < math.inf
-    require(ok, f"want finite times: got a={a}, b={b}")
-    ok = first is None or 0 < _real("first", first) < math.inf
-    require(ok, f"want a first step > 0 and finite: got {first}")
+    _bounded(y, rtol, atol)
+    _stepped(a, b, first, max_steps)
     s = torch.full((len(y),), a, dtype=exact(y), device=y.device)
     start = abs(b - a) / 20 if first is None else first
     h, spent = torch.full_like(s, math.copysign(start, b - a)), torch.ones_like(s)

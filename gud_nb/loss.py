@@ -51,7 +51,7 @@ def score_from_eps(
     inverse = _inverse_factor(diffusion, t, floating("eps", eps))
     return act(-state_layout(inverse.mT), eps)
 
-
+# %% ../nbs/07_loss.ipynb #04doylac
 def eps_from_score(
     diffusion: LinearDiffusion,  # the process
     s: Tensor,  # (batch, k, *comp) value of the score
@@ -195,7 +195,7 @@ def _within(u: Tensor) -> bool:
     "Whether all numbers are in [0, 1]."
     return bool(((u >= 0) & (u <= 1)).all())
 
-
+# %% ../nbs/07_loss.ipynb #vzuv4phi
 def snr_times(
     diffusion: LinearDiffusion,  # the process
     variances: float | Tensor = 1.0,  # () or (*comp) in the diffusion's scale, > 0

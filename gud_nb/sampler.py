@@ -185,7 +185,7 @@ def before(self: Grid) -> Frame:
     "The frames where the steps begin."
     return self.frames[:-1]
 
-
+# %% ../nbs/08_sampler.ipynb #q04603i8
 @patch(as_prop=True)
 def after(self: Grid) -> Frame:
     "The frames where the steps end."
@@ -487,7 +487,7 @@ def _reach(source, goal: Tensor, low: Tensor, high: Tensor) -> Tensor:
         high = torch.where(below, high, middle)
     return high
 
-
+# %% ../nbs/08_sampler.ipynb #6lterulg
 def _finite(level: Tensor, eps: float):
     "Raise unless all levels are finite."
     require(
@@ -814,13 +814,9 @@ def sample(
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # (batch, k, *comp)
     "Run a sampler from `times[0]` down to `times[-1]`, and to 0 if `final`."
-    ticks = _ticks(times, _sampler(sampler).rises)
-    grid = Grid(diffusion, ticks, z)
+    grid = Grid(diffusion, _ticks(times, _sampler(sampler).rises), z)
     _same_device(generator, z)
-    require(
-        callback is None or callable(callback),
-        f"got callback={_seen(callback)}, want a function (i, t, z)",
-    )
+    _called_back(callback)
     plan = prepare(sampler, grid, score)
     last = tuple(c.to(z) for c in sampler.last(grid)) if final else ()
     run = zip(plan, _draws(sampler, z, len(plan), noise, generator))
@@ -852,6 +848,12 @@ def _same_device(generator: torch.Generator | ImageNoise | None, z: Tensor):
         where is None or where.type == z.device.type,
         f"the generator is on {where}, the state on {z.device}: want one device",
     )
+
+
+def _called_back(callback):
+    "Raise unless it can be called, or is None."
+    ok = callback is None or callable(callback)
+    require(ok, f"got callback={_seen(callback)}, want a function (i, t, z)")
 
 
 def evaluations(
