@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 # %% ../nbs/12_train.ipynb #4iikhd0k
+from .basis import Scaled
 from .core import Const, exact, require
 from .data import Images
 from .denoiser import noise_variance
@@ -51,20 +52,22 @@ from gud_nb.runs import (
     read_checkpoint,
     unpack,
 )
-from .schedule import B_from_gamma, LinearGamma
+from .schedule import B_from_gamma, LinearGamma, PerImage
 
 # %% ../nbs/12_train.ipynb #weights
 def for_images(
     share: Tensor,  # (batch or 1, *comp or 1s) s², of the noise's variance
-) -> Tensor:  # () or as `share`: the weight of squared errors of variance one
-    "One: errors of the posterior mean over its variance under the law."
-    return torch.ones((), dtype=share.dtype, device=share.device)
+    seen: Tensor,  # as `share`: c² in the units of images
+) -> Tensor:  # as `share`: the weights of squared errors of variance one
+    "Errors of the image, over what the law expects of them."
+    return seen / seen.mean(tuple(range(1, seen.ndim)), keepdim=True)
 
 
 def for_likelihood(
     share: Tensor,  # (batch or 1, *comp or 1s) s², of the noise's variance
-) -> Tensor:  # (batch or 1, *comp or 1s)
-    "s²: errors of the predicted noise; the bound on the bits, for uniform log-SNRs."
+    seen: Tensor,  # as `share`: c² in the units of images
+) -> Tensor:  # as `share`
+    "Errors of the predicted noise: the bound on the bits, for uniform log-SNRs."
     return share
 
 # %% ../nbs/12_train.ipynb #draws
@@ -155,6 +158,17 @@ class Objective:
         "The objective at that stage: this one."
         return self
 
+# %% ../nbs/12_train.ipynb #imagescale
+@patch
+def image_scale(
+    self: DiffusionModel,
+    like: Tensor,  # for its dtype and device
+) -> Tensor:  # (*comp) or ()
+    "Squared scales of the components: what turns their variances into those of images."
+    if isinstance(self.basis, Scaled):
+        return self.basis._s.like(like).square()
+    return like.new_ones(())
+
 # %% ../nbs/12_train.ipynb #denoising
 @dataclass(frozen=True, eq=False)
 class Denoising(Objective):
@@ -162,7 +176,7 @@ class Denoising(Objective):
 
     # draws -> log-SNRs (batch,) or (batch, *comp); or a pair of those and weights
     levels: Callable
-    weight: Callable = for_images  # share of the noise -> weight of errors
+    weight: Callable = for_images  # or for_likelihood, or your own
 
     def __call__(self, model, chi, labels, draws):
         require(
@@ -176,8 +190,10 @@ class Denoising(Objective):
         R = noise_variance(level, chi)
         n = draws.normal(*chi.shape[1:]).to(chi)
         known, s, answer = model.noise_parts(chi + R.sqrt().to(chi) * n, R, labels)
-        error = ((n - known) / s - answer).square() * self.weight(s.square())
-        return (seen * error).flatten(1).mean(1)
+        share = s.square()
+        weight = self.weight(share, share * (R * model.image_scale(R)).to(share))
+        error = ((n - known) / s - answer).square()
+        return (seen * weight * error).flatten(1).mean(1)
 
 # %% ../nbs/12_train.ipynb #inturn
 @dataclass(frozen=True, eq=False)
@@ -203,12 +219,17 @@ class ScoreMatching(Objective):
     "Errors of the predicted noise of all phases at random times (DSM or HSM)."
 
     weight: Callable = eps_weight  # of errors: notebook 07
-    times: Callable | None = None  # uniform (batch,) -> times; None: uniform ones
+    # (uniform (batch,), diffusion) -> times (batch,), e.g. `snr_times`; None: uniform
+    times: Callable | None = None
     first: float = 1e-5  # smallest of uniform times, in (0, 1)
 
     def __call__(self, model, chi, labels, draws):
+        if model.family is not None:  # a member for each image
+            members = model.family.draw(len(chi), draws.generator).members
+            model = model.with_schedule(PerImage(members, len(chi)))
         d, u = model.diffusion, draws.uniform()
-        t = self.first + (1 - self.first) * u if self.times is None else self.times(u)
+        t = self.first + (1 - self.first) * u
+        t = t if self.times is None else self.times(u, d)
         noise = draws.normal(d.k, *chi.shape[1:]).to(chi)
         aux = None
         if d.aux_cov is not None:

@@ -62,6 +62,7 @@ from gud_nb.schedule import (
 from gud_nb.train import (
     DiffusionModel,
     PhaseModel,
+    ScoreMatching,
     ScoreModel,
     Training,
     fit,
@@ -398,6 +399,15 @@ class Places:
         print(row, flush=True)
 
 
+def times_by_variance(model: ScoreModel, share: float):
+    "Training times by what is seen: notebook 07."
+    v = torch.ones((), dtype=torch.float64)
+    if isinstance(model, ScoreModel):
+        v = model.law.component_variances
+    scale = torch.as_tensor(getattr(model.basis, "scale", 1.0)).to(v)
+    return snr_times(model.diffusion, v, v * scale**2, share)
+
+
 def train(name: str, a: argparse.Namespace, places: Places):
     "Train a setting, and save it."
     out = places.model(name, a.seed)
@@ -405,10 +415,10 @@ def train(name: str, a: argparse.Namespace, places: Places):
     setting = SETTINGS[name]() if SETTINGS[name] else None
     share, known = (setting.share, setting.labels) if setting else (0.0, False)
     if family is None:
-        how = dict(times=snr_times(model.diffusion))
+        how = dict(objective=ScoreMatching(times=snr_times(model.diffusion)))
     else:
-        times = model.snr_times(share) if share else None
-        how = dict(weight=active_only(), times=times)
+        times = times_by_variance(model, share) if share else None
+        how = dict(objective=ScoreMatching(active_only(), times))
     if a.train_steps:
         how |= dict(steps=a.train_steps)
     else:
@@ -418,7 +428,7 @@ def train(name: str, a: argparse.Namespace, places: Places):
     classes = labels() if known else None
     resume = (out / "checkpoint.safetensors").exists()
     files = dict(out=out, resume=resume, keep=30.0)
-    last = fit(model, x, plan, classes, schedule=family, cpu=True, **files)[-1]
+    last = fit(model, x, plan, classes, cpu=True, **files)[-1]
     crop, width = name.startswith("crop"), model.network.config["width"]
     about = dict(data="cifar10, crops of 16×16" if crop else "fashion_mnist")
     about |= dict(setting=name, images=last["images"], steps=last["step"])
