@@ -553,7 +553,7 @@ def test_a_kill_between_checkpoint_and_best(tmp_path):
     path.unlink()
     resumed(tmp_path)
     assert read_checkpoint(path).step == 4
-    (tmp_path / f".{path.name}.tmp").write_text("left", encoding="utf-8")
+    os.link(tmp_path / "checkpoint.safetensors", tmp_path / f".{path.name}.tmp")
     resumed(tmp_path)  # again, where both names are one file
     assert read_checkpoint(path).step == 4
     assert names(tmp_path) == FILES
