@@ -723,7 +723,8 @@ def identity(
 ) -> dict:  # JSON
     "What must stay the same when a run is resumed."
     d, net = model.diffusion, bare_network(model)
-    facts = dict(recipe=d.recipe, schedule=d.schedule, Sigma0=d.Sigma0)
+    facts = dict(recipe=f"{d.k} phase{'s' * (d.k > 1)}", matrices=d.recipe)
+    facts |= dict(schedule=d.schedule, Sigma0=d.Sigma0)
     facts |= dict(aux_cov=d.aux_cov, basis=model.basis, law=getattr(model, "law", None))
     facts |= dict(groups=model.groups, channel=model.channel, family=model.family)
     facts |= dict(network=type(net), sizes=getattr(net, "config", None))
