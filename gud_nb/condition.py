@@ -16,6 +16,7 @@ from .basis import Columns, Pixel
 from .core import Const, act, floating, require
 from .denoiser import Score
 from .diffusion import _kind, _real, _shaped, _time, _whole
+from .model import DiffusionModel
 from gud_nb.sampler import (
     ImageNoise,
     Sampler,
@@ -25,7 +26,6 @@ from gud_nb.sampler import (
     sample,
 )
 from .schedule import Schedule
-from .train import DiffusionModel
 
 # %% ../nbs/14_condition.ipynb #140006
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from gud_nb.condition import Frozen, extend, inpaint
 from gud_nb.denoiser import Independent, Score
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.integrators import Splitting, ancestral, predictor_corrector
+from gud_nb.model import ScoreModel
 from gud_nb.network import MLP
 from gud_nb.paths import Rising, ancestral_path, churn, restart
 from gud_nb.recipe import psld, third_order, vp
@@ -23,7 +24,6 @@ from gud_nb.sampler import (
     sscs,
 )
 from gud_nb.schedule import LinearBeta, LinearGamma
-from gud_nb.train import ScoreModel
 
 comp, schedule, many = (2, 3), LinearBeta(), 140  # images: in three blocks
 law = Independent(torch.zeros(comp), torch.rand(comp) + 0.1)
@@ -180,6 +180,26 @@ def test_extend(alike):
     alike(run, **networks)
     twice = run(0, 3)[..., 3:]
     assert not torch.allclose(twice[..., :2], twice[..., 2:4])  # windows differ
+
+
+@pytest.mark.parametrize("name", ["sscs", "corrected", "sde_dpm_solver"])
+def test_models(name, request):
+    full = "slow" in request.config.getoption("--flags", "")
+    n, model = 300 if full else 100, windows(psld(), known=0)
+    how = dict(sampler=samplers[name], times=quadratic(4))
+
+    def run(n, generator=None, **more):
+        g = torch.Generator().manual_seed(2) if generator is None else generator
+        return model.sample(n, generator=g, **how, **more)
+
+    whole = run(n)
+    for batch in (1, 7, 64, 250) if full else (33,):
+        assert_close(run(n, batch=batch), whole, **networks)
+    assert_close(run(5, batch=1), whole[:5], **networks)
+    noise = image_noise(torch.Generator().manual_seed(2))  # in three processes
+    parts = [run(n // 4, noise), run(n // 2, noise.after(n // 4), batch=30)]
+    parts.append(run(n // 4, noise.after(3 * n // 4)))
+    assert_close(torch.cat(parts), whole, **networks)
 
 
 def test_generators_do_not_count_the_images():
