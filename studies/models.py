@@ -137,7 +137,7 @@ CARD = """# {name}
 
 | | |
 |---|---|
-| training | {images:,} images, {steps:,} steps of {batch}, {seconds:.0f} s of one core |
+| training | {images:,} images, {steps:,} steps of {batch}, {seconds:.0f} s, one core |
 | made by | `studies/models.py {name}`, seed {seed} |
 {measured}
 Limits: a small network after less than an hour on one core. Shapes are right more often
@@ -147,7 +147,7 @@ than details; nothing outside of its data set can be drawn.
 """
 WHAT = {
     "fashion-mnist": "A denoiser with labels: a Gaussian law and a U-Net",
-    "fashion-mnist-phases": "PSLD (Γ = .01) as in its paper, HSM: a U-Net of all phases",
+    "fashion-mnist-phases": "PSLD (Γ = .01) as in its paper: a U-Net of all phases",
     "cifar-16": "A denoiser with labels: a Gaussian law and a U-Net",
 }
 
