@@ -604,7 +604,7 @@ def data(
     s: Tensor,  # (batch, k, *comp) value of the score there
 ) -> Tensor:  # (batch, *comp)
     "The posterior mean $y + e^{-λ}φ^⊤s$ from a score (Tweedie's formula)."
-    y = act(self.row, z)
+    y = act(self.row, floating("a state", z))
     _shaped("a score", s, z.shape)
     return act(self.tweedie, s, y)[:, 0]
 

@@ -644,7 +644,7 @@ def _is_lambda(Lambda: float | Tensor):
         f"got Lambda={_seen(Lambda)}, want a finite number, or finite (k, k) or (1, 1)",
     )
 
-# %% ../nbs/08b_integrators.ipynb #dn2k0dkf
+
 @dataclass(frozen=True, eq=False)
 class Conjugate(Sampler):
     """Euler's step after a change of variables (λ-DDIM; Pandey, Rudolph & Mandt 2024),
@@ -804,7 +804,7 @@ def _stepped(a: float, b: float, first: float | None, max_steps: int):
     ok = first is None or 0 < _real("first", first) < math.inf
     require(ok, f"want a first step > 0 and finite: got {first}")
 
-# %% ../nbs/08b_integrators.ipynb #gjzi6t5p
+
 def adaptive(
     f,  # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
     y: Tensor,  # (batch, ...) at a
@@ -877,7 +877,7 @@ def dormand_prince(
     "The probability flow of order 5, with error control per sample (Song et al. 2021)."
     ok = 0 < _real("eps", eps) < _real("start", start) <= 1
     require(ok, f"want 0 < eps < start ≤ 1: got eps={eps}, start={start}")
-    _process(diffusion)._has_axes(z)
+    _process(diffusion)._has_axes(floating("a state", z))
     _callable("score", score, "(z, t) -> score, such as Score(diffusion, law)")
 
     def velocity(z, t):

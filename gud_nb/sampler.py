@@ -27,6 +27,7 @@ from gud_nb.diffusion import (
     LinearDiffusion,
     _batched,
     _callable,
+    _is_whole,
     _kind,
     _real,
     _seen,
@@ -426,7 +427,8 @@ exponential_heun = ExponentialHeun()
 # %% ../nbs/08_sampler.ipynb #080012
 def _range(n: int, eps: float):
     "Raise unless n and eps make a grid."
-    _whole("n", n, 1)
+    got = f"a grid needs at least one step, a whole number: got n={_seen(n)}"
+    require(_is_whole(n) and n >= 1, got)
     require(0 < _real("eps", eps) < 1, f"want a last time in (0, 1): got eps={eps}")
 
 
