@@ -408,6 +408,8 @@ def write_atomic(
     path = Path(path)
     with _writing(path):
         real = Path(os.path.realpath(path))
+        if real.is_symlink():
+            raise OSError(errno.ELOOP, "a circle")
         if path.exists() and not real.is_file():
             _write_through(path, write)
         else:

@@ -9,6 +9,7 @@ __all__ = ['fit_law', 'checked_images', 'DiffusionModel', 'bare_network', 'Score
 # %% ../nbs/11b_model.ipynb #4m41fo2o
 import copy
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module, resources
@@ -73,6 +74,7 @@ def fit_law(
         rank is None or _is_count(rank),
         f"rank must be an integer ≥ 1, or None: got {rank!r}",
     )
+    _typed("diffusion", diffusion, LinearDiffusion)
     chi, d = _varying(basis(checked_images(x, basis))), math.prod(basis.shape)
     full, many = rank is not None and rank >= d, not diffusion.is_scalar
     if many and rank and not full:
@@ -91,6 +93,7 @@ def checked_images(
     basis: Basis,  # that takes them
 ) -> Tensor:  # (n, *data)
     "Images as one tensor, if the basis takes them; a `ValueError` says why not."
+    _typed("basis", basis, Basis)
     x = x.x if isinstance(x, Images) else x
     require(
         isinstance(x, Tensor),
@@ -108,6 +111,18 @@ def checked_images(
         f"the basis wants (n ≥ 1, {', '.join(map(str, want))})",
     )
     return x
+
+# %% ../nbs/11b_model.ipynb #ki1e6jmq
+def _is_index(v: Tensor) -> bool:
+    "Whether a tensor holds whole numbers."
+    return not (v.is_floating_point() or v.is_complex() or v.dtype == torch.bool)
+
+
+def _typed(name: str, value, kind):
+    "Raise unless a value is of its type."
+    want = getattr(kind, "__name__", kind)
+    got = type(value).__name__
+    require(fits_type(value, kind), f"got {name} of type {got}, want {want}")
 
 
 def _is_count(v) -> bool:
@@ -143,7 +158,7 @@ def _groups_of(groups: Tensor | None, want: int, basis: Basis) -> Const | None:
     "The matrix (d, n) that takes means over groups, checked."
     shape, none = tuple(basis.shape), groups is None
     require(
-        none or (tuple(groups.shape) == shape and not groups.is_floating_point()),
+        none or (tuple(groups.shape) == shape and _is_index(groups)),
         f"got groups of shape {None if none else tuple(groups.shape)}, "
         f"want a whole number from 0 for each of the components {shape}",
     )
@@ -181,6 +196,8 @@ def _fitting(diffusion: LinearDiffusion, basis: Basis) -> LinearDiffusion:
 class DiffusionModel(nn.Module):
     "A network, a diffusion and a basis: what sampling, training and saving share."
 
+    all_phases = False  # whether the network is given every phase of the state
+
     def __init__(
         self,
         network: nn.Module,  # called as net(x, log_snr, labels) on images
@@ -202,16 +219,10 @@ class DiffusionModel(nn.Module):
         self.groups, self.channel, self.about = groups, channel, {}
         self.diffusion = _fitting(diffusion, basis)
         self._means = _groups_of(groups, _config(self).get("groups", 0), basis)
+        _check_inputs(self)
         self._log_variances = None  # of the data: a model with a law has them
 
 # %% ../nbs/11b_model.ipynb #5wlugeb6
-def _typed(name: str, value, kind):
-    "Raise unless a value is of its type."
-    want = getattr(kind, "__name__", kind)
-    got = type(value).__name__
-    require(fits_type(value, kind), f"got {name} of type {got}, want {want}")
-
-
 def bare_network(
     model: DiffusionModel,  # its network perhaps compiled, or in DataParallel
 ) -> nn.Module:  # whose weights have the names that a file has
@@ -227,6 +238,20 @@ def bare_network(
 def _config(model: DiffusionModel) -> dict:
     "The arguments that the network was made with, if it says so."
     return getattr(bare_network(model), "config", {})
+
+
+def _check_inputs(model: DiffusionModel):
+    "Refuse a network of other images than it will be given, if it says of which."
+    k = model.diffusion.k if model.all_phases else 1
+    channels, *sides = model.basis.data_shape
+    give = [channels * k + model.channel, *sides]
+    how = _config(model)
+    want = how.get("shape_in", [how.get("channels_in", give[0]), *give[1:]])
+    require(
+        list(want) == give or len(give) < 3,
+        f"got a network of inputs {tuple(want)}, it will be given {tuple(give)}: "
+        "phases times channels, one more with channel=True, then the sides",
+    )
 
 # %% ../nbs/11b_model.ipynb #rqmttzpj
 @patch
@@ -311,9 +336,8 @@ def _integers(labels: int | Tensor, n: int) -> Tensor:
             f"got labels of type {type(labels).__name__}, want integers: one for all, "
             f"or one for each of {n} images"
         ) from e
-    other = labels.is_floating_point() or labels.is_complex()
     require(
-        labels.shape in ((), (n,)) and not other and labels.dtype != torch.bool,
+        labels.shape in ((), (n,)) and _is_index(labels),
         f"got labels of shape {tuple(labels.shape)} in {labels.dtype}, "
         f"want integers: one for all, or one for each of {n} images",
     )
@@ -432,7 +456,8 @@ def denoise(
     labels: int | Tensor | None = None,  # one class, or (batch,); None: all
 ) -> Tensor:  # (batch, *comp)
     "The posterior mean law(y, λ) - c net(ŷ, λ); takes no recipe, schedule or time."
-    mixed, R = torch.is_autocast_enabled(y.device.type), noise_variance(log_snr, y)
+    mixed = torch.is_autocast_enabled(self._checked(y).device.type)
+    R = noise_variance(log_snr, y)
     with torch.autocast(y.device.type, enabled=False):  # that is for the network
         factor, mean = self.law.factor(R), self._mean.like(y)
         c = self.law.variance(R, factor).sqrt().to(y)
@@ -448,7 +473,7 @@ def noise_parts(
     labels: int | Tensor | None = None,  # one class, or (batch,); None: all
 ) -> tuple[Tensor, Tensor, Tensor]:  # (batch, *comp), as R, (batch, *comp)
     "Noise by the law, scale s = c/√R, the network's answer: in all law + s·answer."
-    mixed = torch.is_autocast_enabled(y.device.type)
+    mixed = torch.is_autocast_enabled(self._checked(y).device.type)
     with torch.autocast(y.device.type, enabled=False):
         factor = self.law.factor(R)
         s = (self.law.variance(R, factor) / R).sqrt().to(y)
@@ -461,6 +486,18 @@ def _noise_in(self: ScoreModel, y: Tensor, log_snr: Tensor, labels) -> Tensor:
     "The noise (y - D)/√R expected in an observation, without that difference."
     known, s, answer = self.noise_parts(y, noise_variance(log_snr, y), labels)
     return known + s * answer
+
+
+@patch
+def _checked(self: DiffusionModel, y: Tensor) -> Tensor:
+    "Observations of the components of this model, or a `ValueError`."
+    got, comp = tuple(getattr(y, "shape", ())), tuple(self.basis.shape)
+    want = f"(batch, {', '.join(map(str, comp))})"
+    require(
+        isinstance(y, Tensor) and len(got) == 1 + len(comp) and got[1:] == comp,
+        f"got observations of shape {got}, want {want}: components in the basis",
+    )
+    return y
 
 
 @patch
@@ -490,6 +527,8 @@ def forward(
 class PhaseModel(DiffusionModel):
     "All phases in as channels, the noise of all phases out (Dockhorn et al. 2022)."
 
+    all_phases = True
+
     def eps(
         self,
         z: Tensor,  # (batch, k, *comp) state
@@ -500,6 +539,7 @@ class PhaseModel(DiffusionModel):
         d, mixed = self.diffusion, torch.is_autocast_enabled(z.device.type)
         with torch.autocast(z.device.type, enabled=False):
             kernel = d.kernel(t, z)
+            self._checked(z[:, 0])
             square = kernel.phi.square() + kernel.T.square().sum(2)  # data: variance 1
             return self._run(z / square.sqrt(), kernel.log_snr, labels, mixed)
 
@@ -535,7 +575,7 @@ def with_diffusion(
     "The same network and law under another diffusion."
     _typed("diffusion", diffusion, LinearDiffusion)
     require(
-        diffusion.k == self.diffusion.k or not isinstance(self, PhaseModel),
+        diffusion.k == self.diffusion.k or not self.all_phases,
         f"got a recipe of {diffusion.k} phases for a network of all "
         f"{self.diffusion.k}: want as many",
     )
@@ -553,7 +593,7 @@ def with_schedule(
     "The same network, law and recipe on another schedule."
     return self.with_diffusion(self.diffusion.with_schedule(schedule))
 
-
+# %% ../nbs/11b_model.ipynb #tuysw6jl
 @patch
 def at(
     self: DiffusionModel,
@@ -565,6 +605,8 @@ def at(
         "this model was trained for one schedule, not for a family: "
         "there is nothing to choose",
     )
+    for name, v in values.items():
+        require(isinstance(v, Real), f"got {name}={v!r:.40}, want a number")
     return self.with_schedule(self.family(**values))
 
 # %% ../nbs/11b_model.ipynb #z889esae
@@ -577,9 +619,28 @@ def prior(
 ) -> Tensor:  # (batch, k, *comp)
     "States at t = 1 for data at 0; given states are put in as they are."
     z = self.diffusion.prior(noise)
-    return z if known is None else torch.where(known.to(z.device), seen, z)
+    if known is None:
+        return z
+    self._check_given(known, seen, z)
+    return torch.where(known.to(z.device), seen, z)
 
 
+@patch
+def _check_given(self: DiffusionModel, known: Tensor, seen: Tensor | None, z: Tensor):
+    "Refuse components that are no bools, and states of another shape."
+    comp = tuple(self.basis.shape)
+    require(
+        isinstance(known, Tensor) and known.dtype == torch.bool and known.shape == comp,
+        f"got known of shape {tuple(getattr(known, 'shape', ()))}, want one bool for "
+        f"each of the components {comp}",
+    )
+    require(
+        isinstance(seen, Tensor) and seen.shape == z.shape,
+        f"got seen of shape {tuple(getattr(seen, 'shape', ()))}, want the states of "
+        f"known components, {tuple(z.shape)}",
+    )
+
+# %% ../nbs/11b_model.ipynb #h0bcwa9o
 @patch
 def prior(
     self: ScoreModel,
@@ -595,6 +656,7 @@ def prior(
     z = z + kernel.phi * (y - n)[:, None]
     if known is None:
         return z
+    self._check_given(known, seen, z)
     known, mean = known.to(z.device), self.law.mean.to(z)
     level = kernel.log_snr.expand(-1, *known.shape)
     level = torch.where(known, level, -60.0)  # nothing seen
@@ -738,12 +800,12 @@ def _folder(name: str | Path) -> Path:
     "Where a model lies: a folder, a shipped model, or a repository of the hub."
     _typed("name", name, str | Path)
     path, known = Path(name).expanduser(), ", ".join(shipped()) or "(none shipped)"
-    if (path / "model.safetensors").is_file():
+    if os.path.isfile(path / "model.safetensors"):
         return path
     if str(name) in shipped():
         return Path(str(resources.files("gud_nb") / "weights" / str(name)))
     require(
-        not path.is_dir(),
+        not os.path.isdir(path),
         f"the folder {shown(name)!r} holds no model: want a model.safetensors in it, "
         "as save_pretrained writes",
     )
@@ -788,9 +850,10 @@ def _bounded(plain, where: str):
     elif isinstance(plain, list):
         for v in plain:
             _bounded(v, where)
-        whole = [v for v in plain if isinstance(v, int)]
-        size = math.prod(whole) if where.endswith("shape") else 0
-        require(size <= _DATA, f"got {where}={whole}, want at most {_DATA} numbers")
+        if where.endswith("shape"):
+            ok = all(_is_count(v) for v in plain) and math.prod(plain) <= _DATA
+            want = f"whole numbers ≥ 1, their product at most {_DATA}"
+            require(ok, f"got {where}={plain}, want {want}")
     elif isinstance(plain, int):
         require(abs(plain) <= _LARGEST, f"got {where}={plain}, want ≤ {_LARGEST}")
 
@@ -875,6 +938,38 @@ def _names(plain) -> set[str]:
     return set().union(*(_names(v) for v in parts))
 
 
+def _agrees(plain, said) -> bool:
+    "Whether a description says what a value says of itself; defaults may be missing."
+    if isinstance(plain, dict) and isinstance(said, dict):
+        return all(k in said and _agrees(v, said[k]) for k, v in plain.items())
+    if isinstance(plain, list) and isinstance(said, list):
+        return len(plain) == len(said) and all(map(_agrees, plain, said))
+    return plain == said
+
+
+def _check_family(family: Family | None):
+    "Refuse arguments of another type than the function's, and ranges of no numbers."
+    known = {} if family is None else signature(family.make).parameters
+    for name, p in known.items():
+        if name in family.fixed and p.annotation is not Parameter.empty:
+            _typed(name, family.fixed[name], p.annotation)
+        for end in family.ranges.get(name, ()):
+            _typed(f"the range of {name}", end, float)
+
+# %% ../nbs/11b_model.ipynb #8rfwlhhh
+def _part(name: str, plain, tensors: dict, allow: tuple):
+    "One part of a model, if it is what its description says."
+    with one_line(name):
+        _bounded(plain, name)
+        part = rebuild(plain, tensors, allow)
+        if name == "family":
+            _typed(name, part, Family | None)
+            _check_family(part)
+        same = _agrees(plain, describe(part, {}, name))
+        require(same, "its entries contradict one another; take another copy")
+    return part
+
+
 def _model(config: dict, tensors: dict, allow: tuple) -> DiffusionModel:
     "A model from description and tensors, all of them checked."
     kinds = dict(ScoreModel=ScoreModel, PhaseModel=PhaseModel)
@@ -886,20 +981,17 @@ def _model(config: dict, tensors: dict, allow: tuple) -> DiffusionModel:
     )
     _same_keys(config, _KEYS, "the model")
     _typed("about", config["about"], dict)
-    parts, own = dict(channel=config["channel"]), {}
     weights = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
-    for p in ("diffusion", "basis", "groups", "family", "law"):
-        with one_line(p):
-            _bounded(config[p], p)
-            parts[p] = rebuild(config[p], tensors, allow)
-        own |= dict.fromkeys(_names(config[p]))
-    more = sorted(k for k in tensors if k not in own and not k.startswith("network."))
+    names = "diffusion basis groups family law".split()
+    used = set().union(*(_names(config[p]) for p in names))
+    more = sorted(k for k in tensors if k not in used and not k.startswith("network."))
     require(not more, f"got the tensors {', '.join(more[:3])}, which nothing uses")
+    parts = {p: _part(p, config[p], tensors, allow) for p in names}
     law = [] if kind == "ScoreModel" else [parts.pop("law")]
     require(law in ([], [None]), f"got a law for a {kind}, want null")
     with one_line("network"):
         parts["network"] = _network(config["network"], weights, allow)
-    return kinds[kind](**parts)
+    return kinds[kind](**parts, channel=config["channel"])
 
 # %% ../nbs/11b_model.ipynb #lp6okrs7
 def from_pretrained(
@@ -914,6 +1006,8 @@ def from_pretrained(
     and for keys that are missing, unknown or of another type. Only fields with a
     default may be missing: earlier versions had fewer.
     """
+    ok = isinstance(allow, (tuple, list)) and all(map(callable, allow))
+    require(ok, f"got allow={allow!r:.60}, want your own classes: (A, B)")
     folder = _folder(name)
     tensors, config = load_folder(folder)
     with one_line(shown(folder / "model.safetensors")):
@@ -921,8 +1015,11 @@ def from_pretrained(
         if model.family is not None:
             model.at()  # the member in the middle fits this model
     model.about = config["about"]
-    with one_line(f"device={device!r}"):
+    try:
         return model.to(device).eval()
+    except (RuntimeError, AssertionError, TypeError) as e:
+        why = " ".join(str(e).split())
+        raise ValueError(f"the model can't go to device={device!r}: {why}") from e
 
 
 DiffusionModel.from_pretrained = staticmethod(from_pretrained)
