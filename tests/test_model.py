@@ -4,14 +4,12 @@ It is its law before training, shared by threads, differentiable, drawn and save
 """
 
 import copy
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
 
@@ -28,10 +26,16 @@ from gud_nb.denoiser import (
     noise_variance,
 )
 from gud_nb.diffusion import LinearDiffusion, hsm
-from gud_nb.loss import eps_from_score, score_from_eps, snr_times
+from gud_nb.loss import eps_from_score, score_from_eps
 from gud_nb.network import MLP, UNet, bands
 from gud_nb.recipe import cld, psld, third_order, vp
-from gud_nb.sampler import exponential_heun, quadratic, sample
+from gud_nb.sampler import (
+    ImageNoise,
+    euler_maruyama,
+    exponential_heun,
+    quadratic,
+    sample,
+)
 from gud_nb.schedule import (
     Family,
     LinearBeta,
@@ -40,7 +44,7 @@ from gud_nb.schedule import (
     sequential,
     soft_conditioning,
 )
-from gud_nb.train import (
+from gud_nb.model import (
     PhaseModel,
     ScoreModel,
     fit_law,
@@ -306,7 +310,8 @@ def test_states_of_unknown_components_are_not_used(recipe):
     z = model.prior(noise, known, seen)
     assert_close(model.prior(noise, known, other), z)
     assert torch.equal(z[:, :, known], seen[:, :, known])
-    plain = PhaseModel(model.network, model.diffusion, pixel)
+    network = MLP((recipe.k, 2, 2), width=8, depth=1)
+    plain = PhaseModel(network, model.diffusion, pixel)
     z = plain.prior(noise, known, seen)
     assert_close(z, torch.where(known, seen, plain.diffusion.prior(noise)))
 
@@ -393,10 +398,6 @@ def test_a_family_and_a_schedule_per_image():
     rows = [model.at(a=a)(z[i : i + 1], t[i : i + 1]) for i, a in enumerate(each)]
     assert_close(both(z, t), torch.cat(rows))
     assert both.diffusion.schedule.table is d.schedule.table
-    u = torch.linspace(0.01, 0.99, 4).double()
-    times = model.snr_times(0.5)(u, both.diffusion)
-    v = law.component_variances
-    assert_close(times, snr_times(both.diffusion, v, v, 0.5)(u), rtol=0, atol=1e-6)
 
 
 def test_the_last_step_of_a_schedule_with_noise_is_the_posterior_mean():
@@ -472,106 +473,6 @@ def test_a_tilde_in_a_path_expands(tmp_path, monkeypatch):
     assert from_pretrained("~/models/one").law.shape == SHAPE
 
 
-def test_a_model_of_an_older_version_is_refused_by_name(tmp_path):
-    model = small(LAWS["Independent"], vp(), SCHEDULES["one"])
-    path = model.save_pretrained(tmp_path) / "config.json"
-    text = path.read_text(encoding="utf-8").replace(
-        '"class": "ScoreModel"', '"phases": 1'
-    )
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="no gud_nb model of this version"):
-        from_pretrained(tmp_path)
-
-
-def change(config, path, value):
-    "Put a value where a dotted path leads; ... removes the key."
-    *folders, last = path.split(".")
-    for name in folders:
-        config = config[name]
-    if value is ...:
-        del config[last]
-    else:
-        config[last] = value
-
-
-DAMAGES = {  # path, value, what the error says
-    "no network": ("network", ..., "the model lacks network"),
-    "another key": ("net", {}, "the model has net"),
-    "no law": ("law", ..., "the model lacks law"),
-    "law is null": ("law", None, "got the law NoneType"),
-    "no class of network": ("network.class", ..., "the network lacks class"),
-    "class is a number": ("network.class", 3, "network: got the network '3'"),
-    "extra argument": ("network.config.more", 1, "network: .*'more'"),
-    "width is a word": ("network.config.width", "x", "network: "),
-    "extra field": ("diffusion.more", 1, "diffusion: .*'more'"),
-    "no recipe": ("diffusion.recipe", ..., "diffusion: .*'recipe'"),
-    "no class": ("diffusion.class", ..., "diffusion: "),
-    "no such module": ("diffusion.class", "gud_nb.x.Y", "diffusion: "),
-    "not a class of ours": ("basis.class", 7, "basis: "),
-    "diffusion is a number": ("diffusion", 5, "the diffusion is a int"),
-    "basis is a list": ("basis", [1], "the basis is a tuple"),
-    "groups are a word": ("groups", "x", "the groups is a str"),
-    "family is a number": ("family", 1.0, "the family is a float"),
-    "no function": ("family.make", None, "family: "),
-    "channel is a word": ("channel", "no", "got channel 'no'"),
-    "no dtype": ("law.mean.dtype", ..., "law: .*'dtype'"),
-    "no such dtype": ("law.mean.dtype", "float65", "law: "),
-    "no such tensor": ("law.mean.tensor", "x", "law: .*'x'"),
-    "ragged": ("law.mean.tensor", [[1.0], []], "law: "),
-}
-
-
-@pytest.mark.parametrize("path, value, message", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_description_is_refused_in_one_line(path, value, message, tmp_path):
-    d = LinearDiffusion(psld(), FAMILY(a=1.0), Sigma0=hsm(psld()))
-    network = MLP(SHAPE, width=8, depth=1)
-    model = ScoreModel(network, d, pixel, LAWS["LowRank"], family=FAMILY)
-    file = model.save_pretrained(tmp_path) / "config.json"
-    assert from_pretrained(tmp_path).family is not None
-    config = json.loads(file.read_text(encoding="utf-8"))
-    change(config, path, value)
-    file.write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ValueError, match=f"config.json: ({message})") as caught:
-        from_pretrained(tmp_path)
-    assert "\n" not in str(caught.value) and str(file) in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["[]", "3", "null", '"gud_nb model"'])
-def test_a_description_that_is_no_object(text, tmp_path):
-    model = small(LAWS["Independent"], vp(), SCHEDULES["one"])
-    file = model.save_pretrained(tmp_path) / "config.json"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="config.json is no gud_nb model"):
-        from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("old", ["network.stem.weight", "law.mean"])
-def test_a_renamed_tensor_is_refused_in_one_line(old, tmp_path):
-    "The network's by the file of tensors, others by the description that wants them."
-    shape = (1, 8, 8)
-    d = LinearDiffusion(vp(), LinearBeta())
-    law = Independent(torch.zeros(shape), torch.ones(shape))
-    model = ScoreModel(MLP(shape, width=8, depth=1), d, Pixel(shape), law)
-    file = model.save_pretrained(tmp_path) / "model.safetensors"
-    tensors = load_file(file)
-    tensors[f"{old}er"] = tensors.pop(old)
-    save_file(tensors, file)
-    name = "model.safetensors has" if old[0] == "n" else "config.json: law"
-    with pytest.raises(ValueError, match=name) as caught:
-        from_pretrained(tmp_path)
-    assert "\n" not in str(caught.value) and old[8:] in str(caught.value)
-
-
-def test_a_field_with_a_default_may_be_missing(tmp_path):
-    "Files of earlier versions lack the fields that came later."
-    model = small(LAWS["Independent"], vp(), SCHEDULES["one"])
-    file = model.save_pretrained(tmp_path) / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    change(config, "diffusion.by_snr", ...)
-    file.write_text(json.dumps(config), encoding="utf-8")
-    assert from_pretrained(tmp_path).diffusion.by_snr is False
-
-
 with np.load(Path(__file__).parent / "reference" / "models.npz") as f:
     REFERENCE = {k: torch.as_tensor(f[k]) for k in f}
 POINTS = {
@@ -623,11 +524,33 @@ CASES = {
     "labels": (lambda m: m.sample(3, labels=torch.arange(2)), "each of 3 images"),
     "halves": (lambda m: m.sample(1, labels=0.5), "want integers"),
     "call": (lambda m: m(randn(1, 1, *SHAPE), 0.5, 11), "got labels 11 to 11"),
+    "guidance nan": (lambda m: m.sample(1, guidance=float("nan")), "guidance=nan"),
+    "guidance word": (lambda m: m.conditional(1, "3"), "guidance='3', want a finite"),
+    "n is true": (lambda m: m.sample(True), "n=True"),
+    "n is a word": (lambda m: m.sample("3"), "n='3'"),
+    "batch is true": (lambda m: m.sample(2, batch=True), "batch=True"),
+    "seed": (lambda m: m.sample(1, generator=3), "generator=3"),
+    "steps": (lambda m: m.eps(STATE, torch.tensor([999])), r"times? in \[0, 1\]"),
+    "late": (lambda m: m(STATE, 5.0), r"times? in \[0, 1\]"),
+    "phases": (lambda m: m(randn(1, 2, *SHAPE), 0.5), "want \\(batch, 1"),
+    "no batch": (lambda m: m.denoise(randn(*SHAPE), 0.0), "observations of shape"),
+    "other axes": (lambda m: m.denoise(randn(2, 1, 3, 3), 0.0), r"\(batch, 1, 2, 2\)"),
+    "other state": (
+        lambda m: m.eps(randn(2, 1, 1, 3, 3), 0.5),
+        "observations of shape",
+    ),
+    "a list": (lambda m: m.denoise([1.0], 0.0), "observations of shape"),
+    "known": (lambda m: m.prior(STATE, torch.ones(3) > 0, STATE), "want one bool"),
+    "floats": (lambda m: m.prior(STATE, torch.ones(SHAPE), STATE), "want one bool"),
+    "seen": (lambda m: m.prior(STATE, torch.ones(SHAPE) > 0), "got seen of shape"),
+    "schedule": (lambda m: m.with_schedule("cosine"), "schedule"),
+    "diffusion": (lambda m: m.with_diffusion(None), "diffusion of type NoneType"),
     "denoise": (
         lambda m: m.denoise(randn(2, *SHAPE), torch.zeros(3)),
         "log_snr of shape",
     ),
 }
+STATE = randn(1, 1, *SHAPE)
 
 
 @pytest.mark.parametrize("call, message", CASES.values(), ids=CASES)
@@ -656,7 +579,16 @@ def test_refused_at_construction():
         "want a Gaussian one,": dict(law=None),
         "give both the same": dict(groups=groups),
         "without members": dict(network=three, groups=2 * (groups > 1)),
-        "a number for each": dict(network=three, groups=groups.flatten()),
+        "a whole number": dict(network=three, groups=groups.flatten()),
+        "a whole number from 0": dict(network=three, groups=groups.double()),
+        "a group of number -1": dict(network=three, groups=groups - 1),
+        "inputs \\(3, 8, 8\\), it will": dict(network=UNet(3), basis=Pixel((1, 8, 8))),
+        "it will be given \\(2, 2, 2\\)": dict(channel=True),
+        "channel of type int, want bool": dict(channel=1),
+        "network of type NoneType": dict(network=None),
+        "diffusion of type LinearBeta": dict(diffusion=LinearBeta()),
+        "basis of type tuple": dict(basis=(1, 2, 2)),
+        "family of type str": dict(family="soft"),
     }.items():
         given = dict(network=net, diffusion=d, basis=pixel, law=law) | how
         with pytest.raises(ValueError, match=message):
@@ -673,6 +605,35 @@ def test_one_label_for_all_is_that_label_for_each():
     assert torch.equal(one, model.sample(3, labels=each, generator=generator(), **how))
     other = model.sample(3, labels=2, generator=generator(), **how)
     assert (one - other).norm() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", [exponential_heun, euler_maruyama])
+def test_samples_do_not_depend_on_their_number_or_the_batch(sampler):
+    "Each image has the noise of its index, also that of the steps."
+    model = small(LAWS["LowRank"], psld(), SCHEDULES["many"]).float()
+
+    def draw(n, batch, source=None):
+        source = generator() if source is None else source
+        return model.sample(n, sampler, quadratic(4), source, batch=batch)
+
+    whole = draw(9, 9)
+    for n, batch in ((9, 2), (9, 1), (4, 3)):
+        assert_close(draw(n, batch), whole[:n])
+    noise = ImageNoise(5)
+    assert_close(draw(3, 2, noise.after(4)), draw(7, 7, noise)[4:])
+    assert (whole - draw(9, 9, noise)).norm() > 0.1
+
+
+def test_a_law_wants_its_own_kinds():
+    d, data = LinearDiffusion(vp(), SCHEDULES["one"]), randn(9, *SHAPE)
+    for message, given in {
+        "diffusion of type NoneType": (None, pixel, data),
+        "basis of type NoneType": (d, None, data),
+        "or None: got True": (d, pixel, data, True),
+        "or None: got 2.0": (d, pixel, data, 2.0),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            fit_law(*given)
 
 
 def test_sampling_leaves_the_mode_as_it_was():
