@@ -29,8 +29,8 @@ from fastcore.basics import patch
 from fastcore.script import call_parse, is_cli
 from torch import Tensor
 
+# %% ../nbs/15_cli.ipynb #6n0f9ezd
 from . import __version__
-
 from .adams import ExponentialAdams, default_sampler, sde_dpm_solver, unipc
 from gud_nb.basis import (
     DCT,
@@ -304,7 +304,7 @@ def has_bf16(
         return False
     return "avx512_bf16" in facts.read_text(encoding="utf-8", errors="replace")
 
-
+# %% ../nbs/15_cli.ipynb #a7yi8z60
 def save_figure(
     path: Path,  # a .png file
     figure,  # a matplotlib figure, or axes
@@ -391,7 +391,7 @@ def _halvings(sides: tuple) -> int:
     "How often all sides can be halved."
     return min((n & -n).bit_length() - 1 for n in sides)
 
-
+# %% ../nbs/15_cli.ipynb #uicb5vrj
 def build_model(
     process: str,  # vp, cld or psld
     x: Tensor,  # (n, C, H, W) training images
