@@ -806,6 +806,16 @@ def test_data_that_do_not_fit_are_gathered_by_workers():
     assert data._fits(train.x, torch.device("mps"))
 
 
+def test_everything_is_on_the_device_of_the_network(folder):
+    "The meta device has shapes only; an operation with a CPU tensor raises there."
+    for source in (digits()[:30], folder[:], folder):
+        (x, labels), *_ = source.loader([torch.tensor([1, 0])], "meta")
+        assert x.device == labels.device == torch.device("meta")
+        assert (x.shape, x.dtype) == ((2, *source.shape), torch.float32)
+    x, _ = next(digits().loader([torch.tensor([1, 0], device="meta")], "meta"))
+    assert x.device.type == "meta"
+
+
 def test_images_of_bytes_are_held_as_bytes_and_come_back_exactly():
     u = torch.randint(256, (300, 3, 4, 4), generator=seeded()).to(torch.uint8)
     x = normalise(u)
