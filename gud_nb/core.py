@@ -364,8 +364,8 @@ def _to_disk(path: Path, flags: int):
 # %% ../nbs/00_core.ipynb #8jkeakmx
 def _replace(path: Path, write: Callable):
     "Put a new file in the place of an old one, with its mode, or of none."
-    if path.exists() and not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, "read-only")
+    if path.exists():
+        os.close(os.open(path, os.O_WRONLY))  # raises where it may not be written
     path.parent.mkdir(parents=True, exist_ok=True)
     own = _temporary(path)
     own.unlink(missing_ok=True)
