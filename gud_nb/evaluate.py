@@ -249,7 +249,7 @@ def load_classifier(
         shape = tuple(about["config"]["shape"])
         config = about["config"] | dict(shape=shape)
         model = build_network(Classifier, config, weights, largest=2**16)
-    return model.eval().requires_grad_(False)
+    return model.float().eval().requires_grad_(False)
 
 # %% ../nbs/13_evaluate.ipynb #130039
 def feature_extractor(

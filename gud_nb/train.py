@@ -791,6 +791,7 @@ def _batches(run: _Run, data, labels, first: int) -> Iterator[tuple]:
         classes = getattr(bare_network(run.model), "config", {}).get("classes")
         for x, own in data.loader(index, a.device, workers=plan.workers):
             yield x, own if classes else None
+        return
     for i in index:
         x = data[i].to(a.device, non_blocking=True)
         own = None if labels is None else labels[i.to(labels.device)].to(a.device)
