@@ -1,19 +1,25 @@
 """The commands as a user types them: refusals, any terminal, home folders, seeds."""
 
+import errno
+import io
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from tqdm.auto import tqdm
 
 from gud_nb.cli import (
-    _settings,
+    _Lazy,
     _values,
     bases,
     bits_bound,
@@ -23,16 +29,27 @@ from gud_nb.cli import (
     gud_evaluate,
     gud_sample,
     gud_train,
+    likelihood_objective,
+    losses,
+    plain_errors,
     priors,
     samplers,
     seeded,
 )
-from gud_nb.data import digits
+from gud_nb.data import digits, image_folder
 from gud_nb.likelihood import dequantise, nats_to_bits
+from gud_nb.model import DiffusionModel, from_pretrained
 from gud_nb.schedule import Family, sequential
-from gud_nb.train import from_pretrained
+from gud_nb.train import (
+    Denoising,
+    InTurn,
+    LineLevels,
+    Loss,
+    default_objective,
+    for_likelihood,
+)
 
-FEW = dict(steps=5, width=8, device="cpu")
+FEW = dict(steps=3, width=8, device="cpu")
 GUD = dict(process="gud")
 
 
@@ -49,7 +66,7 @@ def runs(tmp_path_factory):
     gud_train(**GUD, labels=True, batch=32, out=f"{root}/haar", **FEW)
     how = dict(recipe="psld", basis="dct", prior="matching", softness="1")
     gud_train(**GUD, **how, out=f"{root}/phase", **FEW)
-    how = dict(order="columns", rank=12, times="uniform")
+    how = dict(order="columns", rank=12, loss="both")
     gud_train(**GUD, **how, out=f"{root}/columns", **FEW)
     gud_train(process="vp", labels=True, out=f"{root}/raw", **FEW)
     gud_train(process="vp", dequantise=True, out=f"{root}/spread", **FEW)
@@ -63,14 +80,21 @@ def refused(capsys, command, says, **wrong):
         command(**({"device": "cpu"} | wrong))
     assert ended.value.code == 2
     err = capsys.readouterr().err
-    lines = [
-        line
-        for line in err.splitlines()
-        if line.startswith(command.__name__) and ": warning: " not in line
-    ]
+    lines = [line for line in err.splitlines() if ": warning: " not in line]
     assert len(lines) == 1, err
+    assert lines[0].startswith(f"{command.__name__}: ")
     assert says in lines[0]
-    assert "Traceback" not in err
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    "Runs of `gud_train` save no pictures, which take most of their time."
+
+    def sample(self, n, *args, **how):
+        return torch.zeros(n, *self.basis.data_shape)
+
+    monkeypatch.setattr(DiffusionModel, "sample", sample)
+    monkeypatch.setattr("gud_nb.cli.save_figure", lambda path, figure: path)
 
 
 @pytest.fixture
@@ -117,7 +141,7 @@ def test_components_go_from_one_snr_to_another(spread, basis, prior):
         (dict(basis="dct", order="columns"), "no place"),
         (dict(softness=(0.0, 1.0), order="columns"), r"b must be in \[0, 1\)"),
         (dict(basis="haarr"), "pixel, pca, dct, fourier, haar"),
-        (dict(width=0), "want at least 1"),
+        (dict(width=0), "want 1 to 1024"),
         (dict(rank=64), "fewer than components"),
     ],
 )
@@ -182,16 +206,9 @@ def test_models_record_what_they_are(runs):
 def test_files_of_a_run(runs):
     files = sorted(p.name for p in (runs / "raw").iterdir())
     pictures = ["loss.png", "samples.png"]
-    rest = ["checkpoint.safetensors", "loss.csv", "model", "run.json"]
-    assert files == sorted(pictures + rest)
-
-
-def test_settings_of_older_runs_count_as_they_were(tmp_path):
-    "A flag that was not there was not given."
-    _settings(tmp_path, dict(seed=0, flips=False), False)
-    _settings(tmp_path, dict(seed=0, dequantise=False), True)
-    with pytest.raises(ValueError, match="dequantise was None, now True"):
-        _settings(tmp_path, dict(seed=0, dequantise=True), True)
+    weights = ["best.safetensors", "checkpoint.safetensors", "model"]
+    rest = [".lock", ".owner.json", "loss.csv", "run.json"]
+    assert files == sorted(pictures + weights + rest)
 
 
 # Refusals
@@ -217,10 +234,16 @@ TRAIN = {
     "got --rank 0": dict(rank=0),
     "got --rank -3": GUD | dict(rank=-3),
     "got --width 0": dict(width=0),
+    "got --width 1000000000": dict(width=10**9),
+    "got --batch 1000000000": dict(batch=10**9),
+    "got --size '8x8x8'": dict(size="8x8x8"),
+    "got size=0": dict(size="0"),
+    "workers=-1": dict(workers=-1),
+    "15×15, want even sides": GUD | dict(size="15"),
     "batch=0": dict(batch=0),
     "lr=nan": dict(lr=math.nan),
     "from -2147483647 to 2147483647": dict(seed=2**31),
-    "snr, uniform": GUD | dict(times="even"),
+    "images, likelihood, both": dict(loss="snr"),
     "unknown recipe 'gud'": GUD | dict(recipe="gud"),
 }
 
@@ -236,10 +259,11 @@ def test_train_refuses(capsys, tmp_path, says):
 @pytest.mark.parametrize(
     ("says", "wrong"),
     [
-        ("softness was '0.4:1.6', now '0.4:1.5'", dict(softness="0.4:1.5")),
-        ("basis was 'haar', now 'dct'", dict(basis="dct")),
-        ("labels was True, now None", dict(labels=False)),
-        ("width was 8, now 16", dict(width=16)),
+        ("family.ranges.a.1: was 1.6, now 1.5", dict(softness="0.4:1.5")),
+        ("holds another run", dict(basis="dct")),
+        ("sizes.classes: was 10, now 0", dict(labels=False)),
+        ("sizes.width: was 8, now 16", dict(width=16)),
+        ("objective.", dict(loss="likelihood")),
     ],
 )
 def test_a_resumed_run_has_the_same_settings(capsys, runs, says, wrong):
@@ -264,6 +288,7 @@ SAMPLE = {
     "heun, sscs, em, euler": ("haar", dict(sampler="rk4")),
     "quadratic, uniform": ("haar", dict(grid="cubic")),
     "--n 0": ("haar", dict(n=0)),
+    "--n 20000": ("haar", dict(n=20_000)),
     "--steps 0": ("haar", dict(steps=0)),
     "got --seed": ("haar", dict(seed=-(2**31))),
 }
@@ -287,7 +312,10 @@ def test_models_that_are_none(capsys, tmp_path):
 EVALUATE = {
     "in the basis haar, not in dct": ("haar", dict(basis="dct")),
     "--images 1": ("haar", dict(bits=True, images=1)),
+    "--images -5": ("haar", dict(images=-5)),
     "--n 1": ("haar", dict(n=1)),
+    "--n 0": ("haar", dict(n=0)),
+    "ends in .json": ("haar", dict(out="e.txt")),
     "fashion_mnist": ("haar", dict(data="mnist")),
     "train with gud_train --dequantise": ("raw", dict(bits=True)),
 }
@@ -316,9 +344,374 @@ def test_demo_refuses(capsys):
     refused(capsys, gud_demo, "got --seed", seed=2**40)
 
 
-def test_a_file_in_the_way_takes_one_line(capsys, tmp_path):
+# Places
+
+PLACES = [
+    ("is a file", "file/x"),
+    ("too long", "a" * 300),
+    ("too long", "new/" + "a" * 300),
+    ("too long", "b/" * 4000),
+    ("no such user", "~nobody-of-this-name/x"),
+    ("null character", "a\0b"),
+]
+ENDINGS = {gud_train: "", gud_sample: ".png", gud_evaluate: ".json"}
+
+
+@pytest.fixture
+def nothing_read(monkeypatch):
+    "Neither data nor a model are read."
+
+    def unwanted(*args, **how):
+        raise AssertionError("this is the long work")
+
+    monkeypatch.setattr("gud_nb.cli.load", unwanted)
+    monkeypatch.setattr("gud_nb.cli.from_pretrained", unwanted)
+
+
+@pytest.mark.parametrize(("says", "place"), PLACES)
+@pytest.mark.parametrize("command", ENDINGS)
+def test_out_is_checked_first(capsys, tmp_path, nothing_read, command, says, place):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    refused(capsys, gud_train, "File exists", **FEW | dict(out=f"{tmp_path}/file"))
+    out = place + ENDINGS[command]
+    out = out if out.startswith("~") else f"{tmp_path}/{out}"
+    refused(capsys, command, says, out=out)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("command", ENDINGS)
+@pytest.mark.parametrize("code", ["ENOSPC", "EROFS", "EACCES"])
+def test_out_can_be_written(capsys, tmp_path, nothing_read, command, code):
+    says = dict(ENOSPC="disk is full", EROFS="read-only", EACCES="no permission")[code]
+    fails = OSError(getattr(errno, code), "")
+    with patch("gud_nb.core.os.open", side_effect=fails):
+        out = f"{tmp_path}/new/x{ENDINGS[command]}"
+        refused(capsys, command, says, out=out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_out_may_not_be_a_folder(capsys, tmp_path, nothing_read):
+    for command, ending in list(ENDINGS.items())[1:]:
+        folder = tmp_path / f"x{ending}"
+        folder.mkdir()
+        refused(capsys, command, "it is a folder", out=str(folder))
+
+
+def test_files_are_replaced_in_the_end_only(capsys, runs, tmp_path, monkeypatch):
+    out = tmp_path / "x.png"
+    out.write_text("old", encoding="utf-8")
+    fails = ValueError("no samples")
+    with patch.object(DiffusionModel, "sample", side_effect=fails):
+        how = dict(model=f"{runs}/raw/model", out=str(out))
+        refused(capsys, gud_sample, "no samples", **how)
+    assert out.read_text(encoding="utf-8") == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_devices_are_written_to(runs, tmp_path):
+    few = dict(bits=True, images=2, device="cpu")
+    gud_evaluate(f"{runs}/spread/model", "digits", out="/dev/null", **few)
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_full_disk_during_the_training(capsys, tmp_path):
+    full = OSError(errno.ENOSPC, "")
+    how = FEW | dict(out=f"{tmp_path}/run")
+    with patch("gud_nb.runs.save_tensors", side_effect=full):
+        refused(capsys, gud_train, "", **how)
+
+
+def test_names_are_no_formulas(runs, tmp_path):
+    named = tmp_path / "$a_b^$ c{$"
+    named.symlink_to(runs / "raw" / "model")
+    out = tmp_path / "$x_y^$.png"
+    gud_sample(str(named), n=2, steps=2, out=str(out), device="cpu")
+    assert out.is_file()
+
+
+# Runs
+
+
+def test_a_used_folder(capsys, no_pictures, tmp_path):
+    how = FEW | dict(process="vp", out=f"{tmp_path}/run")
+    gud_train(**how)
+    refused(capsys, gud_train, "holds a run already", **how)
+    gud_train(**how | dict(steps=2), overwrite=True)
+    assert from_pretrained(tmp_path / "run" / "model").about["steps"] == 2
+    both = dict(overwrite=True, resume=True)
+    refused(capsys, gud_train, "resumed or overwritten", **how, **both)
+
+
+def test_budgets(no_pictures, tmp_path):
+    "A resumed run keeps its budget; steps count from its beginning."
+    how = dict(width=8, device="cpu", process="vp", out=f"{tmp_path}/run")
+    gud_train(steps=3, **how)
+    gud_train(resume=True, **how)
+    assert from_pretrained(tmp_path / "run" / "model").about["steps"] == 3
+    gud_train(steps=4, resume=True, **how)
+    assert from_pretrained(tmp_path / "run" / "model").about["steps"] == 4
+
+
+def test_two_minutes_without_a_budget(tmp_path):
+    with patch("gud_nb.cli.fit", side_effect=ValueError) as fit:
+        with pytest.raises(SystemExit):
+            gud_train(out=f"{tmp_path}/run", width=8, device="cpu")
+    plan = fit.call_args.args[2]
+    assert (plan.minutes, plan.steps, plan.lr) == (2.0, None, None)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_signals(capsys, no_pictures, tmp_path, monkeypatch, name):
+    "The exit code of the signal, and the whole command that goes on, once."
+    number, forward, count = getattr(signal, name), Loss.forward, iter(range(100))
+
+    def interrupted(self, *args):
+        if next(count) == 2:
+            signal.raise_signal(number)
+        return forward(self, *args)
+
+    out = f"{tmp_path}/a run"
+    typed = f"/bin/gud_train --steps 9 --overwrite --width 8 --out '{out}'"
+    monkeypatch.setattr(Loss, "forward", interrupted)
+    monkeypatch.setattr("gud_nb.cli.is_cli", lambda: True)
+    monkeypatch.setattr(sys, "argv", typed.replace("'", "").split(" ", 7))
+    with pytest.raises(SystemExit) as ended:
+        gud_train(**FEW | dict(steps=9, out=out, overwrite=True))
+    assert ended.value.code == 128 + number
+    first, then = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"stopped by {name}: step 3 is saved")
+    again = f"gud_train --steps 9 --width 8 --out '{out}' --resume"
+    assert then == f"To go on: {again}"
+    monkeypatch.setattr(Loss, "forward", forward)
+    gud_train(**FEW | dict(steps=4, out=out, resume=True))
+
+
+def test_a_diverged_run_names_the_way_on(capsys, tmp_path, monkeypatch):
+    "The first checkpoint is kept, and the command is said."
+    forward, count = Loss.forward, iter(range(100))
+    monkeypatch.setattr("gud_nb.runs.RunFolder.due", lambda self: True)
+
+    def diverging(self, *args):
+        return forward(self, *args) * (math.nan if next(count) == 2 else 1.0)
+
+    monkeypatch.setattr(Loss, "forward", diverging)
+    with pytest.raises(SystemExit) as ended:
+        gud_train(**FEW | dict(steps=9, out=f"{tmp_path}/run"))
+    assert ended.value.code == 2
+    first, then = capsys.readouterr().err.splitlines()
+    assert first == "To go on: the same call with resume=True"
+    assert "is not finite" in then
+
+
+def test_interrupted_sampling(capsys, runs, tmp_path):
+    how = dict(out=f"{tmp_path}/x.png", device="cpu")
+    with patch.object(DiffusionModel, "sample", side_effect=KeyboardInterrupt):
+        with pytest.raises(SystemExit) as ended:
+            gud_sample(f"{runs}/raw/model", **how)
+    assert ended.value.code == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_objectives(spread):
+    one, many = build_model("vp", spread, width=8), build_gud(spread, width=8)
+    for model in (one, many):
+        found = likelihood_objective(model)
+        assert isinstance(found, Denoising)
+        assert found.weight is for_likelihood
+        assert losses["images"](model).weight is default_objective(model).weight
+        assert isinstance(losses["both"](model), InTurn)
+        assert losses["both"](model).at(0.9).weight is for_likelihood
+    levels = likelihood_objective(one).levels
+    assert_close(levels.keywords["variance"], one.law.mean_variance)
+    levels = likelihood_objective(many).levels
+    assert isinstance(levels, LineLevels)
+    assert levels.cdf is None
+
+
+# Data
+
+
+@pytest.mark.parametrize("size", ["15", "12x10", "16x18"])
+def test_any_sides(capsys, no_pictures, tmp_path, size):
+    "As many levels as the sides can be halved for, said in one line."
+    gud_train(**FEW | dict(steps=1), process="vp", size=size, out=f"{tmp_path}/run")
+    err = capsys.readouterr().err.splitlines()
+    model = from_pretrained(tmp_path / "run" / "model")
+    depth = {"15": 1, "12x10": 2, "16x18": 2}[size]
+    assert len(model.network.config["mults"]) == depth
+    assert len(err) == (size != "12x10")
+    sides = tuple(int(v) for v in size.split("x"))
+    x = torch.zeros(1, *(sides * 2)[:2])[None]
+    assert model.denoise(x, 0.0).shape == x.shape
+
+
+def test_bits_of_resized_digits(capsys, no_pictures, tmp_path):
+    "Resized digits are on 256 levels, and are resized again to be judged."
+    how = dict(process="vp", dequantise=True, size="10", out=f"{tmp_path}/run")
+    gud_train(**FEW, **how)
+    model = f"{tmp_path}/run/model"
+    assert from_pretrained(model).about["levels"] == 256
+    few = dict(data="digits", device="cpu", images=4, out=f"{tmp_path}/e.json")
+    gud_evaluate(model, bits=True, **few)
+    refused(capsys, gud_evaluate, "resized to 10", model=model, **few)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    "A folder of 40 images, 12×12 in grey, in two classes."
+    g = torch.Generator().manual_seed(0)
+    for i in range(40):
+        u = torch.randint(256, (12, 12), generator=g).to(torch.uint8)
+        where = tmp_path / "photos" / str(i % 2)
+        where.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(u.numpy()).save(where / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_images_that_are_read_when_wanted(photos, no_pictures, tmp_path):
+    "The same run as from memory, but for the noise on the pixels."
+    how = FEW | dict(data=str(photos), process="vp", labels=True, batch=8)
+    gud_train(**how, out=f"{tmp_path}/whole")
+    with patch("gud_nb.data.IN_MEMORY", 0):
+        gud_train(**how, out=f"{tmp_path}/lazy")
+        gud_train(**how | dict(steps=4), out=f"{tmp_path}/lazy", resume=True)
+        gud_train(**how, dequantise=True, out=f"{tmp_path}/spread")
+    parts = [from_pretrained(f"{tmp_path}/{n}/model") for n in ("whole", "lazy")]
+    assert parts[1].about["steps"] == 4
+    assert parts[0].network.config["classes"] == 2
+    for p in from_pretrained(f"{tmp_path}/spread/model").parameters():
+        assert p.isfinite().all()
+
+
+def test_lazy_images_are_spread_by_their_numbers(photos):
+    source, index = image_folder(photos), [torch.arange(4), torch.arange(4, 8)]
+    lazy = _Lazy(source, 256, seed=3)
+    one, other = (list(lazy.loader(iter(index), "cpu")) for _ in range(2))
+    resumed = list(lazy.loader(iter(index[1:]), "cpu"))
+    for (x, labels), i in zip(one, index):
+        plain = source[i]
+        assert ((x - plain.x).abs() <= 1 / 255 + 1e-6).all()
+        assert (x != plain.x).any()
+        assert_close(labels, plain.labels)
+    assert_close(one[1][0], other[1][0])
+    assert_close(one[1][0], resumed[0][0])
+    assert lazy.fingerprint == _Lazy(image_folder(photos), 256, seed=3).fingerprint
+    assert lazy.fingerprint != _Lazy(source, None, seed=3).fingerprint
+
+
+# Terminals
+
+
+class Terminal(io.StringIO):
+    "A terminal that remembers."
+
+    def isatty(self):
+        return True
+
+
+def test_errors_have_a_line_of_their_own(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    with pytest.raises(SystemExit), plain_errors("gud_train"):
+        bar = tqdm(total=10, desc="training", disable=False)
+        bar.update(3)
+        raise ValueError("a mistake")
+    *_, last = screen.getvalue().rstrip("\n").split("\n")
+    assert last == "gud_train: a mistake"
+    assert not tqdm._instances
+
+
+def test_bars_are_for_terminals(capsys, runs, tmp_path, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    gud_train(**FEW, out=f"{tmp_path}/run")
+    assert capsys.readouterr().err == ""
+    how = dict(n=2, steps=2, out=f"{tmp_path}/x.png", device="cpu")
+    gud_sample(f"{runs}/raw/model", **how)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    gud_sample(f"{runs}/raw/model", **how)
+    assert "0/2" in sys.stderr.getvalue()
+
+
+def test_a_reader_that_is_gone(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        with pytest.raises(SystemExit) as ended:
+            gud_train(version=True)
+    assert ended.value.code == 141
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA")])
+def test_short_memory(capsys, error):
+    with pytest.raises(SystemExit), plain_errors("gud_sample"):
+        raise error
+    assert capsys.readouterr().err.startswith("gud_sample: out of memory: lower")
+    with pytest.raises(SystemExit), plain_errors("gud_sample"):
+        torch.empty(2**60)
+    assert "out of memory" in capsys.readouterr().err
+
+
+def test_versions(capsys):
+    for command in (gud_train, gud_sample, gud_evaluate, gud_demo):
+        command(version=True)
+        assert capsys.readouterr().out.startswith(f"{command.__name__} of gud_nb 0.")
+
+
+def test_only_the_first_process_writes(capsys, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    how = dict(n=2, steps=2, device="cpu")
+    gud_sample(f"{runs}/raw/model", out=f"{tmp_path}/x.png", **how)
+    gud_evaluate(f"{runs}/raw/model", "digits", out=f"{tmp_path}/e.json")
+    log = [dict(step=3, images=192, seconds=1.0, loss=1.0)]
+    with patch("gud_nb.cli.fit", return_value=log) as fit:
+        gud_train(**FEW, out=f"{tmp_path}/run")
+        gud_demo(f"{tmp_path}/demo", seconds=1.0)
+    assert fit.call_count == 3
+    assert capsys.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+# Broken models
+
+
+def spoilt(folder, kind: str):
+    "Spoil a model's file."
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    if kind == "flipped":
+        file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    elif kind == "cut":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "noise":
+        file.write_bytes(os.urandom(1000))
+    elif kind == "huge":
+        file.write_bytes(b"\xff" * 8 + whole)
+    elif kind == "folder":
+        file.unlink()
+        file.mkdir()
+
+
+@pytest.mark.parametrize("command", [gud_sample, gud_evaluate])
+@pytest.mark.parametrize("kind", "flipped cut empty noise huge folder".split())
+def test_broken_models(capsys, runs, tmp_path, command, kind):
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in (runs / "raw" / "model").iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    spoilt(model, kind)
+    out = f"{tmp_path}/x{ENDINGS[command]}"
+    refused(capsys, command, "model", model=str(model), out=out)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "~nobody-of-this-name/m", "$x$"])
+def test_names_of_models(capsys, tmp_path, name):
+    refused(capsys, gud_sample, "", model=name, out=f"{tmp_path}/x.png")
 
 
 # Sampling
@@ -428,3 +821,16 @@ def test_home_folder_of_training(run, tmp_path):
     code, _, err = run("gud_train", *few, HOME=str(tmp_path))
     assert code == 0, err
     assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_list_of_commands(run, tmp_path):
+    "The package as a module lists its commands, and runs them."
+    here = [sys.executable, "-m", "gud_nb"]
+    how = dict(capture_output=True, text=True, encoding="utf-8", cwd=tmp_path)
+    listed = subprocess.run(here, **how, timeout=120)
+    assert listed.returncode == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in listed.stdout
+    one = subprocess.run([*here, "gud_sample", "--n", "0"], **how, timeout=120)
+    assert (one.returncode, one.stdout) == (2, "")
+    assert one.stderr == "gud_sample: want at least one sample: got --n 0\n"
