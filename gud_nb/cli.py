@@ -850,14 +850,20 @@ def plot_losses(
     import matplotlib.pyplot as plt
     import numpy as np
 
-    ax = plt.subplots(figsize=(5, 2.8))[1]
-    for name, path in logs.items():
+    ax, lines = plt.subplots(figsize=(5, 2.8))[1], ("-", "--")
+    for i, (name, path) in enumerate(logs.items()):
         rows = Log(Path(path)).rows()
         seen, loss = ([row[k] for row in rows] for k in ("images", "loss"))
         faint = ax.plot(seen, loss, alpha=0.25, lw=0.8)[0]
         window = max(1, len(loss) // 20)
         mean = np.convolve(loss, np.ones(window) / window, "valid")
-        ax.plot(seen[window - 1 :], mean, c=faint.get_color(), label=_title(name))
+        ax.plot(
+            seen[window - 1 :],
+            mean,
+            c=faint.get_color(),
+            ls=lines[i % 2],
+            label=_title(name),
+        )
     title = "Training loss, and its running mean"
     ax.set(xlabel="images seen", ylabel="loss", yscale="log", title=title)
     ax.legend()
@@ -1199,7 +1205,7 @@ def _demo_model(
         print(f"{process}: training on {len(x)} digits, {spends}", flush=True)
     model, out = build_model(process, x, seed=seed), folder / process
     plan = Training(**budget, lr=2e-3, warmup=100, seed=seed)
-    how = dict(every=20, progress=_watched(), cpu=where.type == "cpu")
+    how = dict(every=5, progress=_watched(), cpu=where.type == "cpu")
     log = fit(model, x, plan, **how)
     model.about = dict(log[-1], process=process, data="digits", seed=seed)
     if is_main():

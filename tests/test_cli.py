@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from PIL import Image
@@ -94,7 +95,7 @@ def no_pictures(monkeypatch):
         return torch.zeros(n, *self.basis.data_shape)
 
     monkeypatch.setattr(DiffusionModel, "sample", sample)
-    monkeypatch.setattr("gud_nb.cli.save_figure", lambda path, figure: path)
+    monkeypatch.setattr("gud_nb.cli.save_figure", lambda path, figure: plt.close("all"))
 
 
 @pytest.fixture
@@ -569,18 +570,34 @@ def photos(tmp_path):
 
 
 def test_images_that_are_read_when_wanted(photos, no_pictures, tmp_path):
-    "The same run as from memory, but for the noise on the pixels."
+    "The same run as from memory; resumed; with noise on the pixels."
     how = FEW | dict(data=str(photos), process="vp", labels=True, batch=8)
     gud_train(**how, out=f"{tmp_path}/whole")
     with patch("gud_nb.data.IN_MEMORY", 0):
         gud_train(**how, out=f"{tmp_path}/lazy")
+        names = [f"{tmp_path}/{name}/model" for name in ("whole", "lazy")]
+        whole, lazy = (from_pretrained(name) for name in names)
+        for p, q in zip(whole.parameters(), lazy.parameters()):
+            assert_close(p, q)
         gud_train(**how | dict(steps=4), out=f"{tmp_path}/lazy", resume=True)
         gud_train(**how, dequantise=True, out=f"{tmp_path}/spread")
-    parts = [from_pretrained(f"{tmp_path}/{n}/model") for n in ("whole", "lazy")]
-    assert parts[1].about["steps"] == 4
-    assert parts[0].network.config["classes"] == 2
+    assert whole.network.config["classes"] == 2
+    assert from_pretrained(names[1]).about["steps"] == 4
     for p in from_pretrained(f"{tmp_path}/spread/model").parameters():
         assert p.isfinite().all()
+
+
+def test_streams(photos, no_pictures, tmp_path):
+    "A table that is read from end to end."
+    files = sorted(photos.rglob("*.png"))
+    rows = [dict(image=dict(bytes=f.read_bytes(), path=f.name)) for f in files]
+    table = tmp_path / "table.parquet"
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), table)
+    how = FEW | dict(data=str(table), process="vp", batch=8, out=f"{tmp_path}/run")
+    gud_train(**how, streaming=True, workers=1)
+    gud_train(**how | dict(steps=4), streaming=True, resume=True)
+    assert from_pretrained(f"{tmp_path}/run/model").about["steps"] == 4
 
 
 def test_lazy_images_are_spread_by_their_numbers(photos):
