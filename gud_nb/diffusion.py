@@ -316,7 +316,7 @@ def frame_at(
     "Propagator, noise and whitened signal at B."
     B = torch.as_tensor(B, dtype=torch.float64)
     some = B.device.type != "cpu" or bool((B > 0).all())
-    require(some, f"got B = {B.min():.3g}, where there is no noise: want B > 0")
+    require(some, "got a B where there is no noise, want B > 0: take a later time")
     Phi, _, T = transition(recipe, B, start, checked)
     inverse = tril_inverse(T)
     return Frame(Phi, T, inverse, (inverse @ Phi[..., :1])[..., 0])
@@ -404,8 +404,9 @@ def _variances(v) -> Tensor:
         raise ValueError(
             f"got variance={_seen(v)}, want one number for all, or one per component"
         ) from None
-    ok = bool(((v >= 0) & v.isfinite()).all())
-    require(ok, f"got a variance of {v.min():.3g}, want finite numbers ≥ 0")
+    ok = v.numel() > 0 and bool(((v >= 0) & v.isfinite()).all())
+    first = f"{v.flatten().tolist()[:3]}"
+    require(ok, f"got a variance of {first}, want finite numbers ≥ 0")
     return v
 
 

@@ -163,15 +163,16 @@ def _numbers(name: str, v, instead=None) -> Tensor:
 def _by_variance(variances, weights) -> tuple[Const, Const]:
     "Log variances of components, and how often to look at each."
     v, p = _numbers("variances", variances), _numbers("weights", weights, variances)
-    require(
-        bool((v > 0).all() and (p >= 0).all() and 0 < p.sum() < math.inf),
-        "variances must be > 0, weights ≥ 0 and finite: "
-        f"got down to {v.min():.3g} and {p.min():.3g}",
-    )
+    require(v.numel() > 0, "got no variances, want one for all or one per component")
     require(
         p.shape == v.shape,
         f"got weights of shape {tuple(p.shape)} for variances {tuple(v.shape)}: "
         "want the same shape",
+    )
+    require(
+        bool((v > 0).all() and (p >= 0).all() and 0 < p.sum() < math.inf),
+        "variances must be > 0, weights ≥ 0 and finite: "
+        f"got down to {v.min():.3g} and {p.min():.3g}",
     )
     return Const(v.log()), Const(p / p.sum())
 
