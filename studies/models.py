@@ -105,7 +105,7 @@ def evaluate(a: argparse.Namespace, model: DiffusionModel, folder: Path):
     features = feature_extractor("fashion_mnist") if clothes else None
     real = features(data.x) if clothes else None
     classes = model.network.config["classes"]
-    choices = [None] + [torch.arange(a.n) % classes] * bool(classes)
+    choices = [None, torch.arange(a.n) % classes] if classes else [None]
     for seed in a.seeds:
         for labels in choices:
             x, known = samples(model, a.n, seed, labels), labels is not None
