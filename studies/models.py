@@ -11,8 +11,8 @@
 Minutes are those of the processor, of a process with one thread. Runs lie in
 runs/<model>; `--resume` goes on with one. Evaluation draws three sets of samples, raw,
 with the default sampler, and appends rows to studies/models.csv. `--ship` writes
-half-precision weights and their card into gud_nb/weights, and the losses beside this
-script. A try:
+half-precision weights and their card into gud_nb/weights, losses beside this script,
+and a picture into nbs/images: 60 samples, and 20 real images in the last row. A try:
 
     GUD_DATA=folder python studies/models.py fashion-mnist --steps 3 --out /tmp/try
 """
@@ -186,6 +186,11 @@ def ship(name: str, model: DiffusionModel, folder: Path, data: Images):
     )
     facts |= {k: about[k] for k in ("seed", "batch", "images", "steps")}
     (weights / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
+    classes = model.network.config["classes"]
+    x = samples(model, 60, SEED, torch.arange(60) % classes if classes else None)
+    shown = show_images(torch.cat([x, data.x[:20]]), cols=20, scale=0.4)
+    how = dict(dpi=100, bbox_inches="tight")
+    shown.figure.savefig(HERE.parent / "nbs" / "images" / f"{name}.png", **how)
     print(about)
 
 

@@ -543,7 +543,11 @@ DAMAGES = {  # path, value, what the error says
     "no recipe": ("diffusion.recipe", ..., "diffusion: .*'recipe'"),
     "no class": ("diffusion.class", ..., "diffusion: "),
     "no such module": ("diffusion.class", "gud_nb.x.Y", "diffusion: "),
-    "by another name": ("diffusion.class", "gud_nb.loss.LinearDiffusion", "diffusion"),
+    "by another name": (
+        "diffusion.class",
+        "gud_nb.loss.LinearDiffusion",
+        "got the class 'gud_nb.loss.LinearDiffusion'",
+    ),
     "a class of all": ("diffusion.class", "pathlib.Path", "diffusion: got the class"),
     "by_snr is a word": ("diffusion.by_snr", "x", "got by_snr of type str .*want bool"),
     "by_snr is a number": ("diffusion.by_snr", 1, "got by_snr of type int"),

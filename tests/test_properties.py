@@ -141,6 +141,8 @@ def test_there_and_back(data, comp, seed, dtype):
     kernel = d.kernel(t, p.z)
     assert_close(rest + kernel.phi * y[:, None], p.z, rtol=1e-5, atol=1e-5)
     if dtype == torch.float64:
+        clean = d.perturb(chi, t, 0 * noise).z  # without noise: data, shrunk
+        assert_close(d.observe(clean, t).y, chi, rtol=1e-7, atol=1e-9)
         s = d.score(p.z, t, chi)
         scale = torch.exp(-log_snr / 2).clamp(min=1)  # of the noise in y
         assert_close(kernel.data(p.z, s) / scale, chi / scale, rtol=1e-6, atol=1e-6)
