@@ -373,7 +373,7 @@ def perturb(
     Phi, _, L = transition(self.recipe, B, self.Sigma0, checked=True)
     Phi, L = state_layout(Phi), state_layout(L)
     if aux is None:  # Φ acts on (χ, 0, ...): its first column is enough
-        mean = Phi[:, 0].to(chi) * chi[:, None]
+        mean = Phi[:, :, 0].to(chi) * chi[:, None]
     else:
         _shaped("an auxiliary start", aux, (n, self.k - 1, *comp), chi)
         mean = act(Phi, lift(chi, self.k, aux))
