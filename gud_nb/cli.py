@@ -938,7 +938,7 @@ def _sampler(quality: str, sampler: str | None, grid: str, steps: int | None):
 # %% ../nbs/15_cli.ipynb #150031
 @command
 def gud_sample(
-    model: str = "psld-fashion-mnist",  # a folder, a shipped model, or user/model
+    model: str = "fashion-mnist",  # a folder, a shipped model, or user/model
     n: int = 64,  # number of samples
     out: str = "samples.png",  # a picture (.png), or the numbers (.safetensors)
     *,
@@ -1080,7 +1080,7 @@ def _trained_for_bits(name: str, model: DiffusionModel, data: str):
 # %% ../nbs/15_cli.ipynb #150041
 @command
 def gud_evaluate(
-    model: str = "psld-fashion-mnist",  # a folder, a shipped model, or user/model
+    model: str = "fashion-mnist",  # a folder, a shipped model, or user/model
     data: str = "fashion_mnist",  # its own: digits, fashion_mnist; cifar10 for bits
     *,
     fd: bool = False,  # Frechet and energy distance (measured without --bits anyway)

@@ -25,9 +25,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
+from PIL import Image
 
 from gud_nb.basis import Pixel
-from gud_nb.core import show_images
+from gud_nb.core import image_grid, show_images
 from gud_nb.data import Images, cifar10, fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance, spectrum_error
@@ -188,9 +189,12 @@ def ship(name: str, model: DiffusionModel, folder: Path, data: Images):
     (weights / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
     classes = model.network.config["classes"]
     x = samples(model, 60, SEED, torch.arange(60) % classes if classes else None)
-    shown = show_images(torch.cat([x, data.x[:20]]), cols=20, scale=0.4)
-    how = dict(dpi=100, bbox_inches="tight")
-    shown.figure.savefig(HERE.parent / "nbs" / "images" / f"{name}.png", **how)
+    grid = image_grid(torch.cat([x, data.x[:20]]), 20, gutter=2)
+    picture, zoom = Image.fromarray((255 * grid).byte().numpy()), 56 // x.shape[-1]
+    picture = picture.resize([zoom * n for n in picture.size], Image.Resampling.NEAREST)
+    few = picture.quantize(32 if x.shape[1] == 1 else 256, dither=Image.Dither.NONE)
+    path = HERE.parent / "nbs" / "images" / f"{name}.png"
+    few.save(path, optimize=True)
     print(about)
 
 
