@@ -202,7 +202,7 @@ def train_classifier(
     parts = (i for parts in orders for i in parts if len(i) == min(batch, len(x)))
     opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.02)
     rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
-    for i in tqdm(parts, total=steps, desc="classifier"):
+    for i in tqdm(parts, total=steps, desc="classifier", disable=None):
         loss = F.cross_entropy(model(x[i]), labels[i].long())
         opt.zero_grad()
         loss.backward()
