@@ -422,7 +422,7 @@ def test_a_full_disk_during_the_training(capsys, tmp_path):
 
 
 def test_names_are_no_formulas(runs, tmp_path):
-    named = tmp_path / "$a_b^$ c{$"
+    named = tmp_path / "$a_b^$ c{"
     named.symlink_to(runs / "raw" / "model")
     out = tmp_path / "$x_y^$.png"
     gud_sample(str(named), n=2, steps=2, out=str(out), device="cpu")
