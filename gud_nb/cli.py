@@ -277,7 +277,7 @@ def plain_errors(
     except KeyboardInterrupt:
         _end(f"{command}: stopped; what was saved so far is kept", 130)
 
-
+# %% ../nbs/15_cli.ipynb #vo2nqnsa
 def command(
     function: Callable,  # with docments; its last parameter is `version`
 ) -> Callable:  # a command for the shell, and still a function

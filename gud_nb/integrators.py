@@ -644,7 +644,7 @@ def _is_lambda(Lambda: float | Tensor):
         f"got Lambda={_seen(Lambda)}, want a finite number, or finite (k, k) or (1, 1)",
     )
 
-
+# %% ../nbs/08b_integrators.ipynb #xqyx3850
 @dataclass(frozen=True, eq=False)
 class Conjugate(Sampler):
     """Euler's step after a change of variables (λ-DDIM; Pandey, Rudolph & Mandt 2024),
@@ -804,7 +804,7 @@ def _stepped(a: float, b: float, first: float | None, max_steps: int):
     ok = first is None or 0 < _real("first", first) < math.inf
     require(ok, f"want a first step > 0 and finite: got {first}")
 
-
+# %% ../nbs/08b_integrators.ipynb #qb7q37ed
 def adaptive(
     f,  # velocity: (y (batch, ...), s (batch,)) -> (batch, ...)
     y: Tensor,  # (batch, ...) at a

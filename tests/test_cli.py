@@ -455,9 +455,10 @@ def test_budgets(no_pictures, tmp_path):
 def test_two_minutes_without_a_budget(tmp_path):
     with patch("gud_nb.cli.fit", side_effect=ValueError) as fit:
         with pytest.raises(SystemExit):
-            gud_train(out=f"{tmp_path}/run", width=8, device="cpu")
+            gud_train(out=f"{tmp_path}/run", width=8, device="cpu", workers=3)
     plan = fit.call_args.args[2]
     assert (plan.minutes, plan.steps, plan.lr) == (2.0, None, None)
+    assert plan.workers == 3
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
@@ -581,6 +582,8 @@ def test_images_that_are_read_when_wanted(photos, no_pictures, tmp_path):
             assert_close(p, q)
         gud_train(**how | dict(steps=4), out=f"{tmp_path}/lazy", resume=True)
         gud_train(**how, dequantise=True, out=f"{tmp_path}/spread")
+        few = dict(bits=True, images=4, device="cpu", out=f"{tmp_path}/e.json")
+        gud_evaluate(f"{tmp_path}/spread/model", str(photos), **few)
     assert whole.network.config["classes"] == 2
     assert from_pretrained(names[1]).about["steps"] == 4
     for p in from_pretrained(f"{tmp_path}/spread/model").parameters():
@@ -595,7 +598,7 @@ def test_streams(photos, no_pictures, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     pq.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), table)
     how = FEW | dict(data=str(table), process="vp", batch=8, out=f"{tmp_path}/run")
-    gud_train(**how, streaming=True, workers=1)
+    gud_train(**how, streaming=True)
     gud_train(**how | dict(steps=4), streaming=True, resume=True)
     assert from_pretrained(f"{tmp_path}/run/model").about["steps"] == 4
 
