@@ -1,8 +1,7 @@
 """Files are whole, sealed and refused in one line when they are damaged.
 
 Writing past links, pipes and kills; corruptions of every kind; descriptions of models
-that lie. `pytest --flags slow` tries some hundred more corruptions, and every change of
-every entry of a description.
+that lie. `pytest --flags slow` tries every change of every entry of a description.
 """
 
 import copy
@@ -355,8 +354,8 @@ def corrupted(raw, others, rng):
     return bytes(raw), way
 
 
-def test_corrupted_weights_are_refused(full, tmp_path):
-    "Flips of one byte over the whole file; 200 corruptions of every kind."
+def test_corrupted_weights_are_refused(tmp_path):
+    "240 flips of a byte, in the header and after it; 200 corruptions of every kind."
     folder = ROOT / "gud_nb" / "weights" / "digits-classifier"
     raw = (folder / "model.safetensors").read_bytes()
     config = (folder / "config.json").read_bytes()
@@ -364,14 +363,14 @@ def test_corrupted_weights_are_refused(full, tmp_path):
     path = tmp_path / "model.safetensors"
     rng, header = random.Random(0), 8 + int.from_bytes(raw[:8], "little")
     places = [*range(0, 16), header - 1, header, len(raw) - 1]
-    places += [rng.randrange(header) for _ in range(100 if full else 15)]
-    places += [rng.randrange(len(raw)) for _ in range(240 if full else 15)]
+    places += [rng.randrange(header) for _ in range(100)]
+    places += [rng.randrange(len(raw)) for _ in range(240 - len(places))]
     cases = []
     for i in places:
         damaged = bytearray(raw)
         damaged[i] ^= 1 << rng.randrange(8)
         cases.append((bytes(damaged), f"byte {i}"))
-    cases += [corrupted(raw, others, rng) for _ in range(200 if full else 30)]
+    cases += [corrupted(raw, others, rng) for _ in range(200)]
     for damaged, way in cases:
         path.write_bytes(damaged)
         assert damaged != raw, way
@@ -563,6 +562,15 @@ DAMAGES = {  # path, value, what the error says
     "data of words": ("basis.data_shape", "abc", "got data_shape of type str"),
     "huge data": ("basis.data_shape", [1, 10**9, 10**9], "basis.data_shape"),
     "large data": ("basis.data_shape", [1, 50_000, 50_000], "product at most 16777216"),
+    "huge columns": (
+        "basis",
+        {
+            "class": "gud_nb.basis.Columns",
+            "column": {"class": "gud_nb.basis.Pixel", "data_shape": [1, 2]},
+            "width": 10**9,
+        },
+        "got basis.width=1000000000, want ≤ 65536",
+    ),
     "groups are a word": ("groups", "x", "got groups of type str"),
     "family is a number": ("family", 1.0, "got family of type float"),
     "no function": ("family.make", None, "family: got make of type NoneType"),
@@ -656,8 +664,10 @@ def test_any_change_is_refused_or_taken_as_it_is(described, full):
         except ValueError as e:
             assert "\n" not in str(e) and str(file) in str(e), (path, value, e)
         else:
-            said = model._described()[1] | dict(about=model.about)
-            assert listed(said) == changed, (path, value)
+            said = listed(model._described()[1] | dict(about=model.about))
+            for d in (said, changed):  # None is there what comes of it
+                del d["network"]["config"]
+            assert said == changed, (path, value)
 
 
 # State dicts, and networks that are wrapped
