@@ -615,7 +615,7 @@ def row(self: _Run, step: int, seconds: float, rate: float, recent: list) -> dic
     require(
         math.isfinite(means["loss"]),
         f"the loss is {means['loss']} at step {step}: lower the learning rate "
-        f"(now {rate:g}), and look at the data; a checkpoint from before is kept",
+        f"(now {rate:g}), and look at the data; a checkpoint from before, if there is one, stays",
     )
     images = step * plan.batch * a.num_processes
     return dict(step=step, images=images, seconds=round(seconds, 2), rate=rate, **means)
@@ -705,8 +705,9 @@ def save(self: _Loop):
 @patch
 def leave(self: _Loop):
     "End the process after a signal."
-    if self.signals.caught is None:  # another process has caught it
-        raise SystemExit(1)
+    caught = self.signals.caught
+    if caught is None or not self.run.accelerator.is_main_process:
+        raise SystemExit(1 if caught is None else 128 + caught)
     where = "nothing is saved without a folder"
     if self.folder:
         where = f"step {self.step} is saved in {self.folder.path}, go on with resume"
@@ -738,8 +739,13 @@ def identity(
 # %% ../nbs/12_train.ipynb #said
 def _fingerprint(data, labels: Tensor | None) -> dict:
     "A fingerprint of a tensor, or what a source says of itself."
+    if isinstance(data, Tensor):
+        return fingerprint(data, labels)
     own = getattr(data, "fingerprint", None)
-    return fingerprint(data, labels) if own is None else own
+    if own is not None:
+        return own
+    about = dict(name=data.name, n=len(data))
+    return about | dict(images=fingerprint(data.head(16).x))
 
 
 def _said(value) -> object:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.testing import assert_close
 
 from gud_nb.basis import Pixel
-from gud_nb.data import denormalise, digits
+from gud_nb.data import Tensors, denormalise, digits
 from gud_nb.denoiser import Dense, Independent, LowRank, Spectral
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.loss import active_only, likelihood_weight, snr_times
@@ -572,6 +572,20 @@ def test_images_bring_their_labels():
     assert torch.equal(one, trained(apart, labels=data.labels))
     assert not torch.equal(weights(whole), trained(model(classes=10)))
     assert torch.equal(trained(model(), data=data), trained(model()))
+
+
+def test_a_source_is_its_images(tmp_path):
+    "Whatever has a loader trains as the tensor does, and is told from others."
+    source = Tensors(x, data.labels, "digits", data.classes)
+    one = trained(model(classes=10), data=source, out=tmp_path)
+    assert torch.equal(one, trained(model(classes=10), data=data))
+    assert torch.equal(trained(model(), data=source), trained(model()))
+    other = Tensors(x + 0.1, data.labels, "digits", data.classes)
+    with pytest.raises(ValueError, match="data.images"):
+        again = Training(batch=16)
+        fit(model(classes=10), other, again, out=tmp_path, resume=True, cpu=True)
+    with pytest.raises(ValueError, match="which has its own"):
+        fit(model(classes=10), source, Training(steps=1), data.labels, cpu=True)
 
 
 def test_labels_are_dropped_in_their_share():
