@@ -550,6 +550,7 @@ DAMAGES = {  # path, value, what the error says
     "a class of all": ("diffusion.class", "pathlib.Path", "diffusion: got the class"),
     "by_snr is a word": ("diffusion.by_snr", "x", "got by_snr of type str .*want bool"),
     "by_snr is a number": ("diffusion.by_snr", 1, "got by_snr of type int"),
+    "by_snr is another": ("diffusion.by_snr", True, "contradict one another"),
     "recipe is a word": ("diffusion.recipe", "vp", "got recipe of type str"),
     "schedule is a recipe": (
         "diffusion.schedule",
