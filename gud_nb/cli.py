@@ -56,7 +56,13 @@ from gud_nb.evaluate import (
 )
 from .integrators import DEIS, DPMSolver, ancestral
 from .likelihood import dequantise, elbo, nats_to_bits
-from .model import DiffusionModel, ScoreModel, fit_law, from_pretrained
+from gud_nb.model import (
+    DiffusionModel,
+    ScoreModel,
+    bare_network,
+    fit_law,
+    from_pretrained,
+)
 from .network import UNet, bands
 
 # %% ../nbs/15_cli.ipynb #h5x2k344
@@ -927,6 +933,12 @@ def _label(name: str, model: DiffusionModel, label: int | None, guidance: float)
     return label
 
 
+def _in_turn(model: DiffusionModel, n: int) -> Tensor | None:
+    "Labels for n samples, one class after the other; None for a model without any."
+    classes = getattr(bare_network(model), "config", {}).get("classes", 0)
+    return torch.arange(n, device=model.device) % classes if classes else None
+
+
 def _sampler(quality: str, sampler: str | None, grid: str, steps: int | None):
     "A sampler, and a function from a diffusion to the times of its steps."
     usual, count = choose("quality", quality, qualities)
@@ -949,7 +961,7 @@ def gud_sample(
     sampler: str | None = None,
     grid: str = "auto",  # auto, edm, quadratic, uniform, logsnr or fastest
     softness: str | None = None,  # of a model for a range (default: its middle)
-    label: int | None = None,  # class to draw, of a model with labels (default: any)
+    label: int | None = None,  # class, of a model with labels (default: each in turn)
     guidance: float = 1.0,  # 0: ignore the class, 1: as trained, more: exaggerate
     basis: str | None = None,  # that you expect; an error if the model has another
     seed: int = 0,  # of the noise
@@ -963,7 +975,8 @@ def gud_sample(
     chosen, grid_of = _sampler(quality, sampler, grid, steps)
     generator, loaded = seeded(seed, where), _opened(model, where, basis, softness)
     label, begin = _label(model, loaded, label, guidance), time.monotonic()
-    how = dict(labels=label, guidance=guidance, progress=_watched())
+    labels = _in_turn(loaded, n) if label is None else label
+    how = dict(labels=labels, guidance=guidance, progress=_watched())
     times = grid_of(loaded.diffusion)
     x = loaded.sample(n, chosen, times, generator, **how).cpu()
     spent = evaluations(chosen, len(times) - 1) * (1 if guidance == 1 else 2)
@@ -1175,12 +1188,11 @@ def _distances(
     ticks, name, seed = times(model.diffusion), about["model"], about["seed"]
     spent = evaluations(sampler, len(ticks) - 1)
     generator = seeded(seed, model.device)
-    x = model.sample(n, sampler, ticks, generator, progress=_watched()).cpu()
-    named, test, train = (
-        {f"{name}, {spent} evaluations": x},
-        sets["test"],
-        sets["train"],
-    )
+    labels, test, train = _in_turn(model, n), sets["test"], sets["train"]
+    how = dict(labels=labels, progress=_watched())
+    x = model.sample(n, sampler, ticks, generator, **how).cpu()
+    known = "" if labels is None else ", classes in turn"
+    named = {f"{name}, {spent} evaluations{known}": x}
     rows = score_table(named, about["data"], test.x, train.x, seed)
     lines.append(markdown_table(rows))
     return dict(evaluations=spent, rows=as_numbers(rows))

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from tqdm.auto import tqdm
 
+from gud_nb.adams import default_sampler
 from gud_nb.cli import (
     _Lazy,
     _values,
@@ -40,6 +41,7 @@ from gud_nb.cli import (
 from gud_nb.data import digits, image_folder
 from gud_nb.likelihood import dequantise, nats_to_bits
 from gud_nb.model import DiffusionModel, from_pretrained
+from gud_nb.sampler import default_grid
 from gud_nb.schedule import Family, sequential
 from gud_nb.train import (
     Denoising,
@@ -854,3 +856,16 @@ def test_list_of_commands(run, tmp_path):
     one = subprocess.run([*here, "gud_sample", "--n", "0"], **how, timeout=120)
     assert (one.returncode, one.stdout) == (2, "")
     assert one.stderr == "gud_sample: want at least one sample: got --n 0\n"
+
+
+def test_classes_in_turn(tmp_path):
+    "Without a label a model of classes draws one after the other."
+    out = tmp_path / "x.safetensors"
+    how = dict(n=12, steps=1, device="cpu")
+    gud_sample("cifar-16", out=str(out), **how)
+    model, labels = from_pretrained("cifar-16"), torch.arange(12) % 10
+    ticks, g = default_grid(model.diffusion, 1), torch.Generator().manual_seed(0)
+    want = model.sample(12, default_sampler, ticks, g, labels=labels)
+    assert_close(load_file(out)["x"], want)
+    gud_sample("cifar-16", out=str(out), label=3, **how)
+    assert (load_file(out)["x"] - want).abs().max() > 0.01
