@@ -577,6 +577,12 @@ DAMAGES = {  # path, value, what the error says
     "no function": ("family.make", None, "family: got make of type NoneType"),
     "a function of all": ("family.make", {"function": "os.system"}, "the function"),
     "ranges are a list": ("family.ranges", [1], "got ranges of type tuple"),
+    "whitened is a word": (
+        "family.fixed.dict.whitened",
+        "x",
+        "got whitened of type str",
+    ),
+    "a range with true": ("family.ranges.dict.a.0", True, "got the range of a of type"),
     "ranges of words": ("family.ranges.dict.a", ["x", "y"], "family: |a"),
     "channel is a word": ("channel", "no", "got channel of type str, want bool"),
     "no dtype": ("law.mean.dtype", ..., "law: got tensor in a saved file, want dtype"),
