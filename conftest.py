@@ -8,6 +8,7 @@ not run: their stored results are what they are for.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,20 @@ skip, force = skip.split(), force.split()
 passed, _ = test_nb(Path(notebook), skip, force, basepath=root)
 sys.exit(not passed)
 """
+
+
+@pytest.fixture(autouse=True)
+def usual_signals():
+    "As in a terminal: runs in the background may ignore hang-ups and Ctrl-C."
+    usual = dict(SIGHUP=signal.SIG_DFL, SIGINT=signal.default_int_handler)
+    before = {}
+    for name, handler in usual.items():
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def pytest_addoption(parser):

@@ -67,7 +67,8 @@ def fields(shape: tuple, n: int) -> Tensor:
 def vp_case(net: nn.Module, x: Tensor, batch: int, device, mixed=False) -> Case:
     "VP in pixels, one log-SNR for each image, as cosine schedules have it."
     basis = Pixel(tuple(x.shape[1:]))
-    model = ScoreModel(net, VP, basis, fit_law(VP, basis, x)).to(device)
+    rank = 256 if x[0].numel() > 1024 else None
+    model = ScoreModel(net, VP, basis, fit_law(VP, basis, x, rank)).to(device)
     x, ones = x.to(device), [1] * (x.ndim - 1)
 
     def noising(i):
