@@ -615,7 +615,8 @@ def row(self: _Run, step: int, seconds: float, rate: float, recent: list) -> dic
     require(
         math.isfinite(means["loss"]),
         f"the loss is {means['loss']} at step {step}: lower the learning rate "
-        f"(now {rate:g}), and look at the data; a checkpoint from before, if there is one, stays",
+        f"(now {rate:g}), and look at the data; a checkpoint from before stays, "
+        "if there is one",
     )
     images = step * plan.batch * a.num_processes
     return dict(step=step, images=images, seconds=round(seconds, 2), rate=rate, **means)
