@@ -11,8 +11,10 @@ Data are random fields and the digits of scikit-learn. The parts:
                12 steps in float32 with the exact score of a Gaussian law. The same
                start and noise on the CPU, in float64 and in float32. An error is the
                largest difference from float64, over the root mean square of what it is
-               an error of: of positions, of all phases (of the worst phase). The
-               positions' should be 1e-5 at most; larger ones are listed.
+               an error of: of positions, of all phases (of the worst phase). Those of
+               positions should be 1e-5 at most; larger ones are listed. Other phases
+               are no result: for CLD and in third order, the step to t = 0 makes them
+               small differences of large numbers, so their errors may exceed them.
     laws       Posterior mean, log density and draws of every kind of Gaussian law, on
                the device in float32 and on the CPU in float64.
     fit        The loss falls (on 512 images with the same noise before and after), in
@@ -181,7 +183,7 @@ def check_methods(a, limit: Limit, recipe: str, schedule: str, d, found: dict):
         now, run = dict(zip(HEADS, (*here, *cpu))), f"{recipe}, {name}"
         old = found["errors"].get(run, now)
         found["errors"][run] = {h: max(old[h], now[h]) for h in HEADS}
-        if not max(here) <= GOAL:
+        if not here[0] <= GOAL:
             found["larger"].append(dict(run=f"{recipe}, {schedule}, {name}", **now))
 
 
@@ -194,13 +196,13 @@ def product(first, second):
 
 
 def check_adaptive(a, recipe: str, schedule: str, d, found: dict):
-    "The adaptive solver at a tolerance of 1e-5, on the device and on the CPU."
+    "The adaptive solver at a tolerance of 1e-4, on the device and on the CPU."
     score = Score(d, law_of(schedule))
 
     def run(device, dtype):
         made = torch.Generator().manual_seed(0)
         z = torch.randn(4, d.k, *SHAPE, generator=made).to(device, dtype)
-        how = dict(rtol=1e-5, atol=1e-5, eps=1e-2)
+        how = dict(rtol=1e-4, atol=1e-4, eps=0.2)
         return integrators.dormand_prince(d, score, d.prior(z), **how)[0]
 
     try:
@@ -514,7 +516,7 @@ def write_samplers(part: dict) -> list[str]:
     lines += ["", f"Larger than {GOAL:g} on the device:", ""]
     over = [[e["run"], *(e[h] for h in HEADS)] for e in part["larger"]]
     lines += rows(["run", *HEADS], over) if over else ["none"]
-    lines += ["", "dormand_prince at a tolerance of 1e-5, positions:", ""]
+    lines += ["", "dormand_prince at a tolerance of 1e-4, positions:", ""]
     lines += rows(["recipe", "error"], list(map(list, part["adaptive"].items())))
     return lines + ["", *(f"- failed: {f}" for f in part["failed"])]
 
