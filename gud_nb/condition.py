@@ -13,9 +13,18 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .basis import Columns, Pixel
-from .core import Const, act, floating, require
+from gud_nb.core import (
+    Const,
+    act,
+    floating,
+    of_kind,
+    of_shape,
+    real_number,
+    require,
+    whole_number,
+)
 from .denoiser import Score
-from .diffusion import _kind, _real, _shaped, _time, _whole
+from .diffusion import _time
 from .model import DiffusionModel
 from gud_nb.sampler import (
     ImageNoise,
@@ -37,8 +46,8 @@ class Frozen(Schedule):
     at: float = 0.0  # time in [0, 1) of the noise they keep; > 0 where B(0) = 0
 
     def __post_init__(self):
-        _kind("inner", self.inner, Schedule, "a Schedule, such as LinearBeta()")
-        known = _kind("known", self.known, Tensor, "a tensor (*comp) of bools")
+        of_kind("inner", self.inner, Schedule, "a Schedule, such as LinearBeta()")
+        known = of_kind("known", self.known, Tensor, "a tensor (*comp) of bools")
         require(
             known.dtype == torch.bool and known.ndim > 0,
             "known must be one bool per component: "
@@ -54,7 +63,7 @@ class Frozen(Schedule):
             f"got a schedule of shape {own} for known of {tuple(known.shape)}: "
             "want the same, or one schedule for all",
         )
-        ok = 0 <= _real("at", self.at) < 1
+        ok = 0 <= real_number("at", self.at) < 1
         require(ok, f"at is a time in [0, 1): got {self.at}")
         require(
             bool((self.inner.B(self.at) > 0).all()),
@@ -118,7 +127,7 @@ def frozen_components(
     schedule: Schedule,  # of shape (*comp), one for all images
 ) -> Tensor:  # (*comp) bool
     "Which components of a schedule are frozen."
-    _kind("schedule", schedule, Schedule, "a Schedule, such as Frozen(...)")
+    of_kind("schedule", schedule, Schedule, "a Schedule, such as Frozen(...)")
     require(
         schedule.images is None,
         f"got schedules of {schedule.images} images, want one for all of them",
@@ -161,7 +170,7 @@ def _known(model: DiffusionModel, known: Tensor | None) -> Tensor:
     )
     if known is None:
         return frozen
-    _kind("known", known, Tensor, "a tensor (*comp) of bools")
+    of_kind("known", known, Tensor, "a tensor (*comp) of bools")
     require(
         tuple(known.shape) == tuple(frozen.shape) and known.dtype == torch.bool,
         f"got known of shape {tuple(known.shape)} in {known.dtype}, "
@@ -183,7 +192,7 @@ def _normal(
     shape = (2, len(chi), model.diffusion.k, *chi.shape[1:])
     if noise is None:
         return source(chi.new_empty(1).expand(shape).transpose(0, 1)).transpose(0, 1)
-    _shaped("noise", noise, shape, chi)
+    of_shape("noise", noise, shape, chi)
     return noise
 
 # %% ../nbs/14_condition.ipynb #140015
@@ -206,7 +215,7 @@ def inpaint(
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # (batch, *data)
     "Draw the unknown components of data given the known ones."
-    d = _kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel").diffusion
+    d = of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel").diffusion
     frozen = _known(model, known).to(floating("x", x).device)
     chi = model.basis(x)
     source = image_noise(generator)
@@ -267,8 +276,8 @@ def extend(
     **how,  # sampler, times, labels, guidance, aimed: those of `inpaint`
 ) -> Tensor:  # (batch, C, H, width)
     "Continue images by windows, away from the side whose columns are frozen."
-    _kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
-    (K, leftwards), width = _known_columns(model), _whole("width", width, 1)
+    of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
+    (K, leftwards), width = _known_columns(model), whole_number("width", width, 1)
     W = model.basis.data_shape[-1]
     windows = _windows(x, width, K, W)
     if noise is not None:

@@ -8,75 +8,31 @@ __all__ = ['hsm', 'Perturbed', 'lift', 'LinearDiffusion', 'Frame', 'frame_at', '
 # %% ../nbs/05_diffusion.ipynb #050002
 from dataclasses import dataclass, replace
 from math import inf
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import Const, act, as_time, exact, floating, require, state_layout
+from gud_nb.core import (
+    Const,
+    act,
+    as_time,
+    exact,
+    floating,
+    in_words,
+    of_kind,
+    of_shape,
+    real_number,
+    require,
+    state_layout,
+    whole_number,
+)
 from .recipe import Recipe
 from .schedule import Schedule
 from .transition import covariance, scale_tril, transition, tril_inverse
 
-# %% ../nbs/05_diffusion.ipynb #lnzfusvw
-#| code-fold: true
-def _seen(v) -> str:
-    "A value for an error: short ones as they are, others by their type."
-    if isinstance(v, Tensor):
-        return f"a tensor {tuple(v.shape)} in {v.dtype}"
-    if isinstance(v, type):
-        return f"the class {v.__name__}"
-    plain = v is None or isinstance(v, (int, float, complex, str))
-    return f"{v!r:.60}" if plain else f"a {type(v).__name__}"
-
-
-def _kind(name: str, v, kind, want: str):
-    "The value itself; raise unless it is of a class."
-    require(isinstance(v, kind), f"got {name}={_seen(v)}, want {want}")
-    return v
-
-
-def _callable(name: str, v, want: str):
-    "The value itself; raise unless it can be called, and is no class."
-    ok = callable(v) and not isinstance(v, type)
-    require(ok, f"got {name}={_seen(v)}, want a function {want}")
-    return v
-
-
-def _is_whole(n) -> bool:
-    "Whether it is a whole number, and no bool."
-    return isinstance(n, Integral) and not isinstance(n, bool)
-
-
-def _whole(name: str, n, least: int = 0) -> int:
-    "A whole number; raise unless it is one of at least so much."
-    ok = _is_whole(n) and n >= least
-    require(ok, f"got {name}={_seen(n)}, want an integer ≥ {least}")
-    return int(n)
-
-# %% ../nbs/05_diffusion.ipynb #ijfeczkm
-def _real(name: str, v):
-    "The value itself; raise unless it is one real number."
-    one = isinstance(v, Tensor) and v.ndim == 0 and v.is_floating_point()
-    ok = one or (isinstance(v, Real) and not isinstance(v, bool))
-    require(ok and float(v) == float(v), f"got {name}={_seen(v)}, want a number")
-    return v
-
 # %% ../nbs/05_diffusion.ipynb #a8kvso9l
-#| code-fold: true
-def _shaped(name: str, x: Tensor, shape: tuple, like: Tensor | None = None):
-    "Raise unless a floating tensor has a shape, and dtype and device of another."
-    got, shape = tuple(floating(name, x).shape), tuple(shape)
-    require(got == shape, f"got {name} of shape {got}, want {shape}")
-    if like is not None:
-        ok = (x.dtype, x.device) == (like.dtype, like.device)
-        kind = f"{like.dtype} on {like.device}"
-        got = f"{x.dtype} on {x.device}"
-        require(ok, f"got {name} in {got}, want {kind}: convert with .to()")
-
-
 def _time(t) -> Tensor:
     "A time or times in [0, 1], () or (batch,), float64; values are checked on a CPU."
     steps = isinstance(t, Tensor) and not t.is_floating_point()
@@ -85,7 +41,7 @@ def _time(t) -> Tensor:
         found = torch.as_tensor(t, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         rule = "want a time in [0, 1], or one for each image: step i of n is at t = i/n"
-        raise ValueError(f"got t={_seen(t)}, {rule}") from None
+        raise ValueError(f"got t={in_words(t)}, {rule}") from None
     if found.device.type == "cpu":
         off = ~((found > -1e-6) & (found < 1 + 1e-6))  # NaN is off, too
         if bool(off.any()):
@@ -100,8 +56,8 @@ def hsm(
     kappa: float = 0.04,  # variance of the auxiliary start over the stationary one, ≥ 0
 ) -> Tensor:  # (..., k, k)
     "Covariance of the auxiliary start, $diag(0, κM)$: `Sigma0` or `aux_cov` of DSM."
-    _kind("recipe", recipe, Recipe, "a Recipe, such as psld()")
-    ok = 0 <= _real("kappa", kappa) < inf
+    of_kind("recipe", recipe, Recipe, "a Recipe, such as psld()")
+    ok = 0 <= real_number("kappa", kappa) < inf
     require(ok, f"kappa must be ≥ 0 and finite: got {kappa}")
     C = kappa * recipe.S.clone()
     C[..., 0, :] = C[..., :, 0] = 0
@@ -131,9 +87,9 @@ def lift(
 ) -> Tensor:  # (batch, k, *comp)
     "Components as the positions of states."
     n, *comp = _batched("components", chi).shape
-    want = (n, _whole("k", k, 1) - 1, *comp)
+    want = (n, whole_number("k", k, 1) - 1, *comp)
     aux = chi.new_zeros(want) if aux is None else aux
-    _shaped("an auxiliary start", aux, want)
+    of_shape("an auxiliary start", aux, want)
     return torch.cat([chi[:, None], aux], 1)
 
 # %% ../nbs/05_diffusion.ipynb #050010
@@ -148,9 +104,9 @@ class LinearDiffusion:
     by_snr: bool = False  # γ of the schedule is minus the log-SNR of this recipe
 
     def __post_init__(self):
-        _kind("recipe", self.recipe, Recipe, "a Recipe, such as psld()")
-        _kind("schedule", self.schedule, Schedule, "a Schedule, such as LinearBeta()")
-        _kind("by_snr", self.by_snr, bool, "True or False")
+        of_kind("recipe", self.recipe, Recipe, "a Recipe, such as psld()")
+        of_kind("schedule", self.schedule, Schedule, "a Schedule, such as LinearBeta()")
+        of_kind("by_snr", self.by_snr, bool, "True or False")
         for name in ("Sigma0", "aux_cov"):
             _is_start(self.recipe, name, getattr(self, name))
         why = self.recipe.inadmissible()
@@ -219,7 +175,7 @@ def start(self: LinearDiffusion) -> Tensor | None:
 @patch
 def _has_axes(self: LinearDiffusion, like: Tensor):
     "Raise unless a state has the phases and component axes of the process."
-    _kind("a state", like, Tensor, f"a tensor (batch, {self.k}, *comp)")
+    of_kind("a state", like, Tensor, f"a tensor (batch, {self.k}, *comp)")
     comp, k = tuple(like.shape[2:]), self.k
     require(
         like.ndim >= 2 and like.shape[1] == k,
@@ -363,7 +319,7 @@ def perturb(
 ) -> Perturbed:
     "Noise data up to time t in one step."
     n, *comp = _batched("data", chi).shape
-    _shaped("noise", noise, (n, self.k, *comp), chi)
+    of_shape("noise", noise, (n, self.k, *comp), chi)
     require(
         aux is not None or self.aux_cov is None,
         "this diffusion was built for a known auxiliary start (DSM): "
@@ -375,7 +331,7 @@ def perturb(
     if aux is None:  # Φ acts on (χ, 0, ...): its first column is enough
         mean = Phi[:, :, 0].to(chi) * chi[:, None]
     else:
-        _shaped("an auxiliary start", aux, (n, self.k - 1, *comp), chi)
+        of_shape("an auxiliary start", aux, (n, self.k - 1, *comp), chi)
         mean = act(Phi, lift(chi, self.k, aux))
     return Perturbed(act(L, noise, mean), noise, mean, L)
 
@@ -402,7 +358,7 @@ def _variances(v) -> Tensor:
         v = torch.as_tensor(v, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
-            f"got variance={_seen(v)}, want one number for all, or one per component"
+            f"got variance={in_words(v)}, want one number for all, or one per component"
         ) from None
     ok = v.numel() > 0 and bool(((v >= 0) & v.isfinite()).all())
     first = f"{v.flatten().tolist()[:3]}"
@@ -495,7 +451,7 @@ def reverse_drift(
 ) -> Tensor:  # (batch, k, *comp)
     "Drift $½βAz - βDs$ of the reverse SDE, as a velocity in t (Anderson 1982)."
     beta = self.beta(self._fits(t, z), z)[..., None, None]
-    _shaped("a score", s, z.shape)
+    of_shape("a score", s, z.shape)
     r = self.recipe.on(beta.device)
     return act(-state_layout(beta * r.D), s, act(state_layout(beta * r.A / 2), z))
 
@@ -509,7 +465,7 @@ def flow(
 ) -> Tensor:  # (batch, k, *comp)
     "Velocity $½β(Az - Ds)$ of the probability flow (Song et al. 2021)."
     half = self.beta(self._fits(t, z), z)[..., None, None] / 2
-    _shaped("a score", s, z.shape)
+    of_shape("a score", s, z.shape)
     r = self.recipe.on(half.device)
     return act(-state_layout(half * r.D), s, act(state_layout(half * r.A), z))
 
@@ -593,7 +549,7 @@ def score(
 ) -> Tensor:  # (batch, k, *comp)
     "The score $s = -T^{-⊤}(T^{-1}z - wχ)$ from a posterior mean."
     y = self.observe(z)
-    _shaped("a posterior mean", chi, y.shape)
+    of_shape("a posterior mean", chi, y.shape)
     along = self.pull * (chi - y)[:, None]
     return along if z.shape[1] == 1 else act(self.drag, z, along)
 
@@ -606,7 +562,7 @@ def data(
 ) -> Tensor:  # (batch, *comp)
     "The posterior mean $y + e^{-λ}φ^⊤s$ from a score (Tweedie's formula)."
     y = act(self.row, floating("a state", z))
-    _shaped("a score", s, z.shape)
+    of_shape("a score", s, z.shape)
     return act(self.tweedie, s, y)[:, 0]
 
 # %% ../nbs/05_diffusion.ipynb #8lsik569
@@ -618,7 +574,7 @@ def noise(
 ) -> Tensor:  # (batch, k, *comp)
     "The expected noise $T^{-1}z - wχ$, which is $-T^⊤s$."
     y = self.observe(z)
-    _shaped("a posterior mean", chi, y.shape)
+    of_shape("a posterior mean", chi, y.shape)
     along = self.w * (y - chi)[:, None]
     return along if z.shape[1] == 1 else act(self.rest, z, along)
 
@@ -777,7 +733,7 @@ def with_schedule(
     schedule: Schedule,  # takes the place of the present one
 ) -> LinearDiffusion:
     "The same recipe and start on another schedule."
-    _kind("schedule", schedule, Schedule, "a Schedule, such as LinearBeta()")
+    of_kind("schedule", schedule, Schedule, "a Schedule, such as LinearBeta()")
     if self.by_snr and not isinstance(schedule, SNRSchedule):
         schedule = SNRSchedule(schedule, self.schedule.table)
     return replace(self, schedule=schedule)

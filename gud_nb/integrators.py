@@ -18,21 +18,23 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import act, after_batch, exact, floating, require, state_layout
-from .denoiser import Independent, Score
-from gud_nb.diffusion import (
-    Frame,
-    LinearDiffusion,
-    _batched,
-    _callable,
-    _is_whole,
-    _kind,
-    _real,
-    _seen,
-    _shaped,
-    _whole,
-    frame_at,
+from gud_nb.core import (
+    a_function,
+    act,
+    after_batch,
+    exact,
+    floating,
+    in_words,
+    is_whole,
+    of_kind,
+    of_shape,
+    real_number,
+    require,
+    state_layout,
+    whole_number,
 )
+from .denoiser import Independent, Score
+from .diffusion import Frame, LinearDiffusion, _batched, frame_at
 from .recipe import Recipe
 from gud_nb.sampler import (
     Grid,
@@ -166,8 +168,8 @@ class Multistep(Sampler):
     noises, evaluations = 0, 1
 
     def __post_init__(self):
-        ok = _is_whole(self.order) and self.order in (1, 2, 3)
-        require(ok, f"want an order of 1, 2 or 3: got {_seen(self.order)}")
+        ok = is_whole(self.order) and self.order in (1, 2, 3)
+        require(ok, f"want an order of 1, 2 or 3: got {in_words(self.order)}")
 
     @property
     def memory(self) -> int:
@@ -461,8 +463,8 @@ class PredictorCorrector(Sampler):
     memory, order = 0, 1
 
     def __post_init__(self):
-        _whole("corrections", self.corrections, 1)
-        ok = 0 < _real("size", self.size) < math.inf
+        whole_number("corrections", self.corrections, 1)
+        ok = 0 < real_number("size", self.size) < math.inf
         require(ok, f"want size > 0 and finite: got {self.size}")
         memory = _sampler(self.predictor).memory
         require(
@@ -525,9 +527,9 @@ class Splitting(Sampler):
     extra, memory = 0, 0
 
     def __post_init__(self):
-        letters = set(_kind("word", self.word, str, "a word such as 'BAB'"))
-        _kind("reduced", self.reduced, bool, "True or False")
-        ok = abs(_real("lambda_s", self.lambda_s)) < math.inf
+        letters = set(of_kind("word", self.word, str, "a word such as 'BAB'"))
+        of_kind("reduced", self.reduced, bool, "True or False")
+        ok = abs(real_number("lambda_s", self.lambda_s)) < math.inf
         require(ok, f"want a finite lambda_s: got {self.lambda_s}")
         require(
             letters <= set("ABO") and {"A", "B"} <= letters,
@@ -636,12 +638,13 @@ def _push(grid: Grid, change: Tensor, start: Tensor, first: Tensor, last: Tensor
 def _is_lambda(Lambda: float | Tensor):
     "Raise unless it is a finite number or square matrix."
     many = isinstance(Lambda, Tensor)
-    floating("Lambda", Lambda) if many else _real("Lambda", Lambda)
+    floating("Lambda", Lambda) if many else real_number("Lambda", Lambda)
     L = torch.as_tensor(Lambda)
     square = L.ndim == 0 or (L.ndim == 2 and L.shape[0] == L.shape[1])
     require(
         square and bool(L.isfinite().all()),
-        f"got Lambda={_seen(Lambda)}, want a finite number, or finite (k, k) or (1, 1)",
+        f"got Lambda={in_words(Lambda)}, "
+        "want a finite number, or finite (k, k) or (1, 1)",
     )
 
 # %% ../nbs/08b_integrators.ipynb #xqyx3850
@@ -684,10 +687,10 @@ def _positive(variances: Tensor, values: Tensor):
     "Raise unless there are variances > 0, and finite values to choose from."
     ok = floating("variances", variances).ndim == 1 and len(variances) > 0
     ok = ok and bool(((variances > 0) & variances.isfinite()).all())
-    require(ok, f"got variances={_seen(variances)}, want (m,) finite numbers > 0")
+    require(ok, f"got variances={in_words(variances)}, want (m,) finite numbers > 0")
     ok = floating("values", values).ndim == 1 and len(values) > 0
     ok = ok and bool(values.isfinite().all())
-    require(ok, f"got values={_seen(values)}, want (l,) finite candidates")
+    require(ok, f"got values={in_words(values)}, want (l,) finite candidates")
 
 
 def tune_lambda(
@@ -765,12 +768,12 @@ def dopri_step(
 ) -> tuple[Tensor, Tensor, Tensor]:  # y at s + h, its estimated error, the slope there
     "One step of orders 5 and 4 (Dormand & Prince 1980): six evaluations."
     for name, v in dict(s=s, h=h).items():
-        _shaped(name, v, y.shape[:1])
+        of_shape(name, v, y.shape[:1])
     wide, slopes = after_batch(h.to(y), y.ndim), [slope]
     for row, c in zip(_ROWS[1:], _NODES[1:]):
         new = y + wide * sum(a * k for a, k in zip(row, slopes) if a)
         slopes.append(f(new, s + c * h))
-        _shaped("a velocity", slopes[-1], y.shape)
+        of_shape("a velocity", slopes[-1], y.shape)
     gap = wide * sum(e * k for e, k in zip(_ERROR, slopes) if e)
     return new, gap, slopes[-1]
 
@@ -787,21 +790,21 @@ def _bounded(y: Tensor, rtol: float, atol):
     "Raise unless there are tolerances for a state."
     _batched("y", y)
     one = not isinstance(atol, Tensor)
-    wide = torch.as_tensor(_real("atol", atol)) if one else floating("atol", atol)
+    wide = torch.as_tensor(real_number("atol", atol)) if one else floating("atol", atol)
     ok = wide.ndim == 0 or wide.shape == y.shape[1:]
     want = tuple(y.shape[1:])
     require(ok, f"got atol of shape {tuple(wide.shape)}, want a number or {want}")
-    positive = 0 <= _real("rtol", rtol) < math.inf and bool((wide > 0).all())
-    got = f"got rtol={rtol}, atol={_seen(atol)}"
+    positive = 0 <= real_number("rtol", rtol) < math.inf and bool((wide > 0).all())
+    got = f"got rtol={rtol}, atol={in_words(atol)}"
     require(positive, f"want rtol ≥ 0 and finite, atol > 0: {got}")
 
 # %% ../nbs/08b_integrators.ipynb #uyxuoknu
 def _stepped(a: float, b: float, first: float | None, max_steps: int):
     "Raise unless there is a way from one time to another."
-    _whole("max_steps", max_steps, 1)
-    ok = abs(_real("a", a)) < math.inf and abs(_real("b", b)) < math.inf
+    whole_number("max_steps", max_steps, 1)
+    ok = abs(real_number("a", a)) < math.inf and abs(real_number("b", b)) < math.inf
     require(ok, f"want finite times: got a={a}, b={b}")
-    ok = first is None or 0 < _real("first", first) < math.inf
+    ok = first is None or 0 < real_number("first", first) < math.inf
     require(ok, f"want a first step > 0 and finite: got {first}")
 
 # %% ../nbs/08b_integrators.ipynb #qb7q37ed
@@ -826,7 +829,7 @@ def adaptive(
     start = abs(b - a) / 20 if first is None else first
     h, spent = torch.full_like(s, math.copysign(start, b - a)), torch.ones_like(s)
     slope = f(y, s)
-    _shaped("a velocity", slope, y.shape)
+    of_shape("a velocity", slope, y.shape)
     for tries in count():
         left = b - s
         if not bool(left.any()):
@@ -875,10 +878,10 @@ def dormand_prince(
     max_steps: int = 10_000,  # steps tried
 ) -> tuple[Tensor, Tensor]:  # state at eps; evaluations spent on each sample (batch,)
     "The probability flow of order 5, with error control per sample (Song et al. 2021)."
-    ok = 0 < _real("eps", eps) < _real("start", start) <= 1
+    ok = 0 < real_number("eps", eps) < real_number("start", start) <= 1
     require(ok, f"want 0 < eps < start ≤ 1: got eps={eps}, start={start}")
     _process(diffusion)._has_axes(floating("a state", z))
-    _callable("score", score, "(z, t) -> score, such as Score(diffusion, law)")
+    a_function("score", score, "(z, t) -> score, such as Score(diffusion, law)")
 
     def velocity(z, t):
         return diffusion.flow(z, score(z, t), t)
@@ -907,7 +910,7 @@ def gaussian_distance(
     got = propagate(sampler, diffusion, Score(diffusion, law), times, **how)
     gap = (got[..., 0, 0].sqrt() - law.variances.sqrt()) ** 2
     counts = torch.ones_like(gap) if counts is None else counts
-    _kind("counts", counts, Tensor, "a tensor of numbers ≥ 0")
+    of_kind("counts", counts, Tensor, "a tensor of numbers ≥ 0")
     got, want = tuple(counts.shape), tuple(gap.shape)
     ok = got == want and bool((counts >= 0).all() and 0 < counts.sum() < math.inf)
     require(ok, f"got counts of shape {got}, want numbers ≥ 0, {want}, not all 0")

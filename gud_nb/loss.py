@@ -13,8 +13,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .core import Const, act, floating, require, state_layout
-from .diffusion import LinearDiffusion, _callable, _kind, _real, _shaped, _whole
+from gud_nb.core import (
+    Const,
+    a_function,
+    act,
+    floating,
+    of_kind,
+    of_shape,
+    real_number,
+    require,
+    state_layout,
+    whole_number,
+)
+from .diffusion import LinearDiffusion
 from .transition import scale_tril, tril_inverse
 
 # %% ../nbs/07_loss.ipynb #o4m6t1sv
@@ -31,7 +42,7 @@ def noise_factor(
 def _process(diffusion):
     "Raise unless it is a diffusion."
     want = "a LinearDiffusion, such as LinearDiffusion(vp(), LinearBeta())"
-    _kind("diffusion", diffusion, LinearDiffusion, want)
+    of_kind("diffusion", diffusion, LinearDiffusion, want)
 
 
 def _inverse_factor(diffusion: LinearDiffusion, t, z: Tensor) -> Tensor:
@@ -91,7 +102,7 @@ def active_only(
     weight=eps_weight,  # eps_weight, likelihood_weight, or your own
 ) -> Callable:  # a weight: a function of (diffusion, t, z)
     "The same weight, but 0 for components whose β is 0."
-    _callable("weight", weight, "(diffusion, t, z), such as eps_weight")
+    a_function("weight", weight, "(diffusion, t, z), such as eps_weight")
 
     def inner(diffusion: LinearDiffusion, t, z: Tensor) -> Tensor:
         active = (diffusion.beta(t, z) > 0).double()
@@ -102,7 +113,7 @@ def active_only(
 # %% ../nbs/07_loss.ipynb #070015
 def _smallest(eps: float) -> float:
     "A smallest time, checked."
-    ok = 0 < _real("eps", eps) < 1
+    ok = 0 < real_number("eps", eps) < 1
     require(ok, f"the smallest time must be in (0, 1): got {eps}")
     return eps
 
@@ -114,8 +125,8 @@ def spread_times(
     device=None,  # of the times; None: the generator's
 ) -> Tensor:  # (n,) float64, in random order
     "Times in [eps, 1], each uniform, together evenly spread (Kingma et al. 2021)."
-    n, eps = _whole("n", n, 1), _smallest(eps)
-    _kind("generator", generator, torch.Generator | None, "a torch.Generator or None")
+    n, eps = whole_number("n", n, 1), _smallest(eps)
+    of_kind("generator", generator, torch.Generator | None, "a torch.Generator or None")
     where = generator.device if generator is not None else device
     u = torch.rand((), generator=generator, device=where, dtype=torch.float64)
     i = torch.randperm(n, generator=generator, device=where)
@@ -133,8 +144,8 @@ def score_matching(
 ) -> Tensor:  # (batch,) mean over components, sum over phases
     "Denoising or hybrid score matching, by the diffusion's own start."
     _process(diffusion)
-    _callable("eps_model", eps_model, "(z, t) -> predicted noise")
-    _callable("weight", weight, "(diffusion, t, z), such as eps_weight")
+    a_function("eps_model", eps_model, "(z, t) -> predicted noise")
+    a_function("weight", weight, "(diffusion, t, z), such as eps_weight")
     require(
         diffusion.aux_cov is None or aux_noise is not None,
         "this diffusion draws its auxiliary start (DSM): pass aux_noise, "
@@ -143,7 +154,7 @@ def score_matching(
     aux = None if diffusion.aux_cov is None else diffusion.draw_aux(aux_noise)
     p = diffusion.perturb(chi, t, noise, aux)
     eps = eps_model(p.z, t)
-    _shaped("predicted noise", eps, noise.shape)
+    of_shape("predicted noise", eps, noise.shape)
     error, W = eps - p.eps, weight(diffusion, t, p.z)
     ok = isinstance(W, Tensor) and W.ndim == error.ndim + 1
     require(ok, "want a weight (batch or 1, k, k, *comp or 1s), such as eps_weight")
@@ -208,8 +219,8 @@ def snr_times(
 ) -> Callable:  # (u (batch,), another diffusion) -> times (batch,) float64
     "A function of uniform u: times with the log-SNRs of the cosine schedule."
     _process(diffusion)
-    n, eps = _whole("n", n, 32), _smallest(eps)
-    ok = 0 <= _real("share", share) <= 1
+    n, eps = whole_number("n", n, 32), _smallest(eps)
+    ok = 0 <= real_number("share", share) <= 1
     require(ok, f"want a share in [0, 1]: got share={share}")
     v, p = _by_variance(variances, weights)
     if v.value.ndim and diffusion.schedule.images is None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module, resources
 from inspect import Parameter, signature
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from gud_nb.core import (
     act,
     describe,
     fits_type,
+    is_whole,
     load_folder,
     one_line,
     rebuild,
@@ -71,7 +72,7 @@ def fit_law(
     don't vary: they have no such law.
     """
     require(
-        rank is None or _is_count(rank),
+        rank is None or is_whole(rank, 1),
         f"rank must be an integer ≥ 1, or None: got {rank!r}",
     )
     _typed("diffusion", diffusion, LinearDiffusion)
@@ -123,11 +124,6 @@ def _typed(name: str, value, kind):
     want = getattr(kind, "__name__", kind)
     got = type(value).__name__
     require(fits_type(value, kind), f"got {name} of type {got}, want {want}")
-
-
-def _is_count(v) -> bool:
-    "Whether it is a whole number of at least one thing."
-    return isinstance(v, Integral) and not isinstance(v, bool) and v >= 1
 
 
 def _varying(chi: Tensor) -> Tensor:
@@ -683,9 +679,9 @@ def sample(
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # (n, *data)
     "Draw samples from the model: each from the noise of its index, in any batch."
-    require(_is_count(n), f"want at least one sample: got n={n!r}")
+    require(is_whole(n, 1), f"want at least one sample: got n={n!r}")
     require(
-        _is_count(batch), f"want at least one sample at a time: got batch={batch!r}"
+        is_whole(batch, 1), f"want at least one sample at a time: got batch={batch!r}"
     )
     times = default_grid(self.diffusion) if times is None else times
     labels = labels.cpu() if isinstance(labels, Tensor) else labels
@@ -851,7 +847,7 @@ def _bounded(plain, where: str):
         for v in plain:
             _bounded(v, where)
         if where.endswith("shape"):
-            ok = all(_is_count(v) for v in plain) and math.prod(plain) <= _DATA
+            ok = all(is_whole(v, 1) for v in plain) and math.prod(plain) <= _DATA
             want = f"whole numbers ≥ 1, their product at most {_DATA}"
             require(ok, f"got {where}={plain}, want {want}")
     elif isinstance(plain, int):

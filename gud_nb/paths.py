@@ -13,8 +13,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import act, require, state_layout
-from .diffusion import LinearDiffusion, _is_whole, _real, _seen
+from .core import act, in_words, is_whole, real_number, require, state_layout
+from .diffusion import LinearDiffusion
 from .sampler import Grid, Sampler, _finite, _level, _reach, _sampler, _ticks
 from .schedule import Schedule
 from .transition import phi, scale_tril
@@ -149,9 +149,9 @@ def churn(
 ) -> Tensor:  # (m+1,) path, m ≥ n, float64
     "A rise before each step (Karras et al. 2022, algorithm 2), never above t = 1."
     path = _falling(times)
-    ok = 0 <= _real("strength", strength) < inf
+    ok = 0 <= real_number("strength", strength) < inf
     require(ok, f"want a finite strength ≥ 0: got {strength}")
-    ok = 0 <= _real("low", low) < _real("high", high)
+    ok = 0 <= real_number("low", low) < real_number("high", high)
     require(ok, f"want 0 ≤ low < high: got low={low}, high={high}")
     level, falls = _log_noise(source, path[:-1]), path.diff() < 0
     gamma = min(strength / max(1, int(falls.sum())), 2**0.5 - 1)
@@ -182,10 +182,10 @@ def restart(
 ) -> Tensor:  # path, float64
     "Some more descents between two noise levels (Xu et al. 2023)."
     path = _falling(times)
-    ok = 0 < _real("low", low) < _real("high", high)
+    ok = 0 < real_number("low", low) < real_number("high", high)
     require(ok, f"want 0 < low < high: got low={low}, high={high}")
-    given = f"got repeats={_seen(repeats)}, n={_seen(n)}"
-    ok = _is_whole(repeats) and _is_whole(n) and repeats >= 0 and n >= 1
+    given = f"got repeats={in_words(repeats)}, n={in_words(n)}"
+    ok = is_whole(repeats) and is_whole(n) and repeats >= 0 and n >= 1
     require(ok, f"want repeats ≥ 0 and n ≥ 1, whole: {given}")
     sigma = _log_noise(source, path).exp()
     top = (_level(source, torch.ones(1).double()) / 2).exp().item()
@@ -204,7 +204,7 @@ def ancestral_path(
 ) -> Tensor:  # path, float64
     "Steps that go too far and rise again (k-diffusion's ancestral samplers)."
     path = _falling(times)
-    require(0 <= _real("eta", eta) <= 1, f"want eta from 0 to 1: got {eta}")
+    require(0 <= real_number("eta", eta) <= 1, f"want eta from 0 to 1: got {eta}")
     level = 2 * _log_noise(source, path)
     before, after = level[:-1], level[1:]
     up = eta**2 * -torch.expm1(after - before)  # σ_up² / σ_s²

@@ -19,22 +19,21 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import act, floating, require, state_layout
-from .denoiser import Gaussian, Independent, Score, denoised
-from gud_nb.diffusion import (
-    Frame,
-    Kernel,
-    LinearDiffusion,
-    _batched,
-    _callable,
-    _is_whole,
-    _kind,
-    _real,
-    _seen,
-    _shaped,
-    _time,
-    _whole,
+from gud_nb.core import (
+    a_function,
+    act,
+    floating,
+    in_words,
+    is_whole,
+    of_kind,
+    of_shape,
+    real_number,
+    require,
+    state_layout,
+    whole_number,
 )
+from .denoiser import Gaussian, Independent, Score, denoised
+from .diffusion import Frame, Kernel, LinearDiffusion, _batched, _time
 from .recipe import Recipe
 from .schedule import Schedule
 from .transition import covariance, phi, scale_tril
@@ -96,7 +95,7 @@ def _ticks(times, rises: bool = False) -> Tensor:
     n = int(found) if isinstance(times, Integral) else "n"
     require(
         found.ndim > 0,
-        f"got times={_seen(times)}, want a grid: uniform({n}) or quadratic({n})",
+        f"got times={in_words(times)}, want a grid: uniform({n}) or quadratic({n})",
     )
     moves = (found.diff() != 0) if rises else (found.diff() < 0)
     ok = found.ndim == 1 and len(found) > 1 and bool(moves.all())
@@ -152,7 +151,7 @@ class Grid:
 def _process(diffusion) -> LinearDiffusion:
     "The diffusion itself; raise unless it is one."
     want = "a LinearDiffusion, such as LinearDiffusion(vp(), LinearBeta())"
-    return _kind("diffusion", diffusion, LinearDiffusion, want)
+    return of_kind("diffusion", diffusion, LinearDiffusion, want)
 
 
 def _one_schedule(schedule: Schedule):
@@ -216,7 +215,7 @@ class Local:
         if self.denoiser is not None:
             return self.kernel.score(z, self.data(z))
         s = self.source(z, self.t)
-        _shaped("a score", s, z.shape)
+        of_shape("a score", s, z.shape)
         return s
 
 # %% ../nbs/08_sampler.ipynb #irzbuz5y
@@ -248,7 +247,7 @@ def places(
     score,  # a Score or model with a denoiser, or a function (z, t) -> score
 ) -> list[Local]:  # n+1
     "Where a score is evaluated; its denoiser is used, if it has one."
-    _callable("score", score, "(z, t) -> score, such as Score(diffusion, law)")
+    a_function("score", score, "(z, t) -> score, such as Score(diffusion, law)")
     other = getattr(score, "diffusion", self.diffusion)
     if other is not self.diffusion:
         _same_process(other, self)
@@ -427,9 +426,11 @@ exponential_heun = ExponentialHeun()
 # %% ../nbs/08_sampler.ipynb #080012
 def _range(n: int, eps: float):
     "Raise unless n and eps make a grid."
-    got = f"a grid needs at least one step, a whole number: got n={_seen(n)}"
-    require(_is_whole(n) and n >= 1, got)
-    require(0 < _real("eps", eps) < 1, f"want a last time in (0, 1): got eps={eps}")
+    got = f"a grid needs at least one step, a whole number: got n={in_words(n)}"
+    require(is_whole(n) and n >= 1, got)
+    require(
+        0 < real_number("eps", eps) < 1, f"want a last time in (0, 1): got eps={eps}"
+    )
 
 
 def uniform(
@@ -453,7 +454,7 @@ def quadratic(
 def _source(source):
     "Raise unless it has levels of noise."
     want = "a Schedule or a LinearDiffusion, such as LinearBeta()"
-    _kind("source", source, Schedule | LinearDiffusion, want)
+    of_kind("source", source, Schedule | LinearDiffusion, want)
 
 
 def _levels(source: Schedule | LinearDiffusion, t: Tensor) -> Tensor:
@@ -530,7 +531,7 @@ def level_time(
     sigma: float,  # noise level $e^{-λ/2}$, > 0; for VP it is σ/α
 ) -> float:  # in (0, 1)
     "The time at which the noise level, averaged in its logarithm, is sigma."
-    ok = 0 < _real("sigma", sigma) < inf
+    ok = 0 < real_number("sigma", sigma) < inf
     require(ok, f"want a noise level > 0: got sigma={sigma}")
     ends = torch.tensor([1e-9, 1.0], dtype=torch.float64)
     goal = torch.tensor([2 * log(sigma)], dtype=torch.float64)
@@ -557,7 +558,7 @@ def edm(
     eps = eps if sigma_min is None else level_time(source, sigma_min)
     start = 1.0 if sigma_max is None else level_time(source, sigma_max)
     _range(n, eps)
-    ok = 1 <= _real("rho", rho) < inf
+    ok = 1 <= real_number("rho", rho) < inf
     require(ok, f"rho must be ≥ 1 and finite: got {rho}")
     require(start > eps, f"want sigma_max above the last level: got {sigma_max}")
     ends = torch.tensor([start, eps], dtype=torch.float64)
@@ -579,7 +580,7 @@ def fastest(
 ) -> Tensor:  # (n+1,) from 1 down to eps, float64
     "Equal steps in the log-SNR of whichever component is losing most."
     _range(n, eps)
-    fine = _whole("fine", fine, 1)
+    fine = whole_number("fine", fine, 1)
     knots = torch.linspace(eps**0.5, 1, fine + 1, dtype=torch.float64) ** 2
     _finite(_level(source, knots[[0, -1]]), eps)
     speed = _rises(source, knots)
@@ -630,7 +631,7 @@ class ImageNoise:
 
     def __post_init__(self):
         for name in ("seed", "first"):
-            ok = _whole(name, getattr(self, name)) < 2**63
+            ok = whole_number(name, getattr(self, name)) < 2**63
             require(ok, f"got {name}={getattr(self, name)}, want less than 2**63")
 
     def __call__(
@@ -657,7 +658,7 @@ def after(
     n: int,  # images to leave out, ≥ 0
 ) -> ImageNoise:
     "The noise of the images after the first n."
-    return ImageNoise(self.seed, self.first + _whole("n", n))
+    return ImageNoise(self.seed, self.first + whole_number("n", n))
 
 
 @patch
@@ -666,7 +667,7 @@ def branch(
     i: int,  # which branch, ≥ 0
 ) -> ImageNoise:
     "Noise for the same images that is independent of this and of other branches."
-    return ImageNoise(_hashed(self.seed, _whole("i", i)), self.first)
+    return ImageNoise(_hashed(self.seed, whole_number("i", i)), self.first)
 
 
 def image_noise(
@@ -686,7 +687,7 @@ def _generator(source):
     "Raise unless it is a source of noise, or None."
     require(
         source is None or isinstance(source, (torch.Generator, ImageNoise)),
-        f"got generator={_seen(source)}, want a torch.Generator, an ImageNoise or "
+        f"got generator={in_words(source)}, want a torch.Generator, an ImageNoise or "
         "None: for a seed, ImageNoise(seed)",
     )
 
@@ -743,7 +744,7 @@ def _given(noise: Tensor, shape: tuple, z: Tensor, sampler: Sampler):
         shape = shape[1:]
     got = tuple(floating("noise", noise).shape)
     require(got == shape, f"got noise {got} for {sampler!r}, want {shape}")
-    _shaped("noise", noise, shape, z)
+    of_shape("noise", noise, shape, z)
 
 
 def _by_image(generator: ImageNoise, z: Tensor, draw: int, count: int) -> Tensor:
@@ -784,8 +785,8 @@ def denoise(
 ) -> Tensor:  # (batch, k, *comp)
     "The last step: reverse drift from t to 0 without noise, one evaluation."
     _process(diffusion)
-    _callable("score", score, "(z, t) -> score, such as Score(diffusion, law)")
-    require(_time(t).ndim == 0, f"got t={_seen(t)}, want one time")
+    a_function("score", score, "(z, t) -> score, such as Score(diffusion, law)")
+    require(_time(t).ndim == 0, f"got t={in_words(t)}, want one time")
     return z - float(t) * diffusion.reverse_drift(z, score(z, t), t)
 
 
@@ -855,7 +856,7 @@ def _same_device(generator: torch.Generator | ImageNoise | None, z: Tensor):
 def _called_back(callback):
     "Raise unless it can be called, or is None."
     ok = callback is None or callable(callback)
-    require(ok, f"got callback={_seen(callback)}, want a function (i, t, z)")
+    require(ok, f"got callback={in_words(callback)}, want a function (i, t, z)")
 
 
 def evaluations(
@@ -864,7 +865,7 @@ def evaluations(
     final: bool = True,  # with the denoising step
 ) -> int:
     "Number of evaluations of the score (NFE) of a run."
-    n = _whole("n", n)
+    n = whole_number("n", n)
     return n * _sampler(sampler).evaluations + sampler.extra + final
 
 # %% ../nbs/08_sampler.ipynb #080029
@@ -875,7 +876,7 @@ class Trajectory:
         self,
         every: int = 1,  # keep one state of so many
     ):
-        self.every, self.times, self.states = _whole("every", every, 1), [], []
+        self.every, self.times, self.states = whole_number("every", every, 1), [], []
 
     def __call__(
         self,
@@ -926,8 +927,8 @@ def propagate(
 def _components(shape: tuple | None) -> tuple:
     "Component axes; one component where none are given."
     ok = shape is None or isinstance(shape, (tuple, list))
-    require(ok, f"got shape={_seen(shape)}, want a tuple (*comp), or None")
-    return tuple(_whole("an axis of shape", n, 1) for n in shape or (1,))
+    require(ok, f"got shape={in_words(shape)}, want a tuple (*comp), or None")
+    return tuple(whole_number("an axis of shape", n, 1) for n in shape or (1,))
 
 
 def _starts_as(C: Tensor, like: Tensor) -> Tensor:
@@ -1009,8 +1010,10 @@ def marginal_covariance(
 ) -> Tensor:  # (*comp, k, k), or (k·d, k·d) if the law has correlations
     "The exact covariance of the state at t."
     _process(diffusion)
-    _kind("law", law, Gaussian, "a Gaussian law, such as Independent(mean, variances)")
-    require(_time(t).ndim == 0, f"got t={_seen(t)}, want one time")
+    of_kind(
+        "law", law, Gaussian, "a Gaussian law, such as Independent(mean, variances)"
+    )
+    require(_time(t).ndim == 0, f"got t={in_words(t)}, want one time")
     like = torch.zeros(1, diffusion.k, *law.shape)
     first = phi(diffusion.recipe, diffusion.B(t, like))[0, ..., :1]
     first = first.expand(*law.shape, diffusion.k, 1)
@@ -1031,7 +1034,7 @@ def measure_order(
     grid=None,  # function (n, eps) -> times; None: uniform
 ) -> tuple[list, float]:  # errors of the covariance; the order between the last two
     "The order of a sampler, from exact covariances."
-    _kind("ns", ns, tuple | list, "at least two numbers of steps, such as (64, 128)")
+    of_kind("ns", ns, tuple | list, "at least two numbers of steps, such as (64, 128)")
     require(len(ns) > 1, f"got ns={ns}, want at least two numbers of steps")
     score, joint, errors = Score(diffusion, law), not isinstance(law, Independent), []
     first = marginal_covariance(diffusion, law, 1.0)
