@@ -26,8 +26,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 # %% ../nbs/12_train.ipynb #4iikhd0k
 from .basis import Scaled
-from .core import Const, exact, require
-from .data import Images
+from .core import Const, exact, is_whole, require
+from .data import Images, Tensors
 from .denoiser import noise_variance
 from .diffusion import LinearDiffusion, frame_at
 from .loss import eps_weight, score_matching
@@ -52,7 +52,7 @@ from gud_nb.runs import (
     read_checkpoint,
     unpack,
 )
-from .schedule import B_from_gamma, LinearGamma, PerImage
+from .schedule import B_from_gamma, Family, LinearGamma, PerImage
 
 # %% ../nbs/12_train.ipynb #weights
 def for_images(
@@ -82,9 +82,8 @@ class Draws:
     def uniform(self) -> Tensor:  # (rows,) in (0, 1), float64 where the device has it
         "Uniform numbers, evenly spread over the whole batch."
         g = self.generator
-        dtype = exact(torch.empty(0, device=g.device))
         how = dict(generator=g, device=g.device)
-        first = torch.rand((), dtype=dtype, **how)
+        first = torch.rand((), dtype=exact(g), **how)
         u = (torch.randperm(self.n, **how) + first) / self.n
         return self._wanted(u).clamp(1e-7, 1 - 1e-7)
 
@@ -130,12 +129,22 @@ def uniform_levels(
 
 def time_levels(
     draws: Draws,  # of uniform numbers
-    diffusion: LinearDiffusion,  # with one schedule for all components
+    diffusion: LinearDiffusion,  # with any schedule
+    family: Family | None = None,  # a schedule for each image from it; None: all as one
     first: float = 1e-5,  # smallest time, in (0, 1)
-) -> Tensor:  # (batch,) log-SNRs
+) -> Tensor:  # (batch,) log-SNRs, or (batch, *comp) under a schedule per component
     "Those of a process at uniform times, as most papers train."
     t = first + (1 - first) * draws.uniform()
-    return diffusion.log_snr(t, t.new_zeros(len(t), diffusion.k, 1)).flatten()
+    d = diffusion if family is None else _shared(diffusion, family, draws, len(t))
+    shape = tuple(d.schedule.shape or d.recipe.shape)
+    level = d.log_snr(t, t.new_zeros(len(t), d.k, *(shape or (1,))))
+    return level if shape else level.flatten()
+
+
+def _shared(d: LinearDiffusion, family: Family, draws: Draws, n: int):
+    "The diffusion with members of a family, shared out over n images."
+    members = family.draw(n, draws.generator).members
+    return d.with_schedule(PerImage(members, n))
 
 # %% ../nbs/12_train.ipynb #objective
 class Objective:
@@ -184,7 +193,7 @@ class Denoising(Objective):
             f"got a {type(model).__name__}: Denoising is for a ScoreModel, a denoiser; "
             "take ScoreMatching",
         )
-        level, seen = self.levels(draws), 1.0
+        level, seen = self.levels(draws), chi.new_ones(())
         if isinstance(level, tuple):
             level, seen = level
         R = noise_variance(level, chi)
@@ -193,7 +202,7 @@ class Denoising(Objective):
         share = s.square()
         weight = self.weight(share, share * (R * model.image_scale(R)).to(share))
         error = ((n - known) / s - answer).square()
-        return (seen * weight * error).flatten(1).mean(1)
+        return (seen.to(error) * weight * error).flatten(1).mean(1)
 
 # %% ../nbs/12_train.ipynb #inturn
 @dataclass(frozen=True, eq=False)
@@ -224,10 +233,11 @@ class ScoreMatching(Objective):
     first: float = 1e-5  # smallest of uniform times, in (0, 1)
 
     def __call__(self, model, chi, labels, draws):
-        if model.family is not None:  # a member for each image
-            members = model.family.draw(len(chi), draws.generator).members
-            model = model.with_schedule(PerImage(members, len(chi)))
-        d, u = model.diffusion, draws.uniform()
+        d = model.diffusion
+        if model.family is not None:
+            d = _shared(d, model.family, draws, len(chi))
+            model = model.with_diffusion(d)
+        u = draws.uniform()
         t = self.first + (1 - self.first) * u
         t = t if self.times is None else self.times(u, d)
         noise = draws.normal(d.k, *chi.shape[1:]).to(chi)
@@ -312,7 +322,7 @@ def schedule_levels(
     d = model.diffusion
     made = _members(model, members)
     if not all(isinstance(m, LinearGamma) for m in made):
-        return partial(time_levels, diffusion=d)
+        return partial(time_levels, diffusion=d, family=model.family)
     shape = tuple(model.basis.shape)
     low, rise, bounds = _lines(made, shape)
     lines = LineLevels(low, rise, bounds, process=None if _direct(d) else d)
@@ -320,8 +330,7 @@ def schedule_levels(
         return lines
     law = model.law.component_variances if isinstance(model, ScoreModel) else None
     v = torch.ones(shape, dtype=torch.float64) if law is None else law
-    scale = torch.as_tensor(getattr(model.basis, "scale", 1.0)).to(v)
-    seen = (v * scale**2).flatten()
+    seen = (v * model.image_scale(v)).flatten()
     cdf = (seen / seen.sum()).cumsum(0)
     return replace(lines, cdf=cdf, log_variances=v.flatten().log())
 
@@ -383,7 +392,8 @@ class Training:
     objective: Objective | None = None  # None: `default_objective(model)`
     lr: float | None = None  # highest rate; None: .001, or that of the resumed run
     warmup: int = 200  # steps of linear warm-up, ≥ 0
-    optimizer: Callable = torch.optim.AdamW  # called with weights, lr and weight_decay
+    # called with weights, lr and weight_decay, e.g. partial(AdamW, fused=True)
+    optimizer: Callable = torch.optim.AdamW
     weight_decay: float = 0.0  # ≥ 0
     clip: float = 1.0  # largest norm of the gradient, > 0
     ema: float | tuple = 0.999  # decays of averages of the weights, in [0, 1)
@@ -409,11 +419,6 @@ def _is_number(v) -> bool:
     "Whether it is a finite number."
     kind = isinstance(v, (int, float)) and not isinstance(v, bool)
     return kind and math.isfinite(v)
-
-
-def _count(v, least: int = 1) -> bool:
-    "Whether it is an integer from `least` on."
-    return isinstance(v, int) and not isinstance(v, bool) and v >= least
 
 
 def _check_plan(plan: "Training"):
@@ -442,12 +447,12 @@ def _limits(plan: "Training") -> dict:
     decay = _is_number(plan.weight_decay) and plan.weight_decay >= 0
     objective = plan.objective is None or isinstance(plan.objective, Objective)
     return positive | dict(
-        steps=(plan.steps is None or _count(plan.steps), "an integer > 0"),
-        batch=(_count(plan.batch), "an integer > 0"),
-        accumulate=(_count(plan.accumulate), "an integer > 0"),
-        warmup=(_count(plan.warmup, 0), "an integer ≥ 0"),
-        workers=(_count(plan.workers, 0), "an integer ≥ 0"),
-        seed=(isinstance(plan.seed, int), "an integer"),
+        steps=(plan.steps is None or is_whole(plan.steps, 1), "an integer > 0"),
+        batch=(is_whole(plan.batch, 1), "an integer > 0"),
+        accumulate=(is_whole(plan.accumulate, 1), "an integer > 0"),
+        warmup=(is_whole(plan.warmup, 0), "an integer ≥ 0"),
+        workers=(is_whole(plan.workers, 0), "an integer ≥ 0"),
+        seed=(is_whole(plan.seed), "an integer"),
         weight_decay=(decay, "a number ≥ 0"),
         clip=(_is_number(plan.clip) and plan.clip > 0, "a number > 0"),
         ema=(bool(shares), "a decay in [0, 1), or several"),
@@ -492,6 +497,13 @@ def batch_indices(
         for i in range(start, in_epoch):
             yield order[i * batch : (i + 1) * batch]
 
+# %% ../nbs/12_train.ipynb #complete
+def _complete(plan: Training, model: DiffusionModel) -> Training:
+    "A plan with an objective: its own, or the default one of a model."
+    if plan.objective is not None:
+        return plan
+    return replace(plan, objective=default_objective(model))
+
 # %% ../nbs/12_train.ipynb #120037
 class Loss(nn.Module):
     "The mean loss of some images of a batch, as a module."
@@ -503,7 +515,7 @@ class Loss(nn.Module):
     ):
         super().__init__()
         self.model, self.flips, self.unlabelled = model, plan.flips, plan.unlabelled
-        self.objective = plan.objective or default_objective(model)
+        self.objective = _complete(plan, model).objective
 
     def forward(
         self,
@@ -531,7 +543,7 @@ class _Run:
     plan: Training
     model: DiffusionModel
     loss: nn.Module  # prepared by accelerate
-    optimizer: object  # the same
+    optimizer: torch.optim.Optimizer
     accelerator: object  # of the run
     weights: dict  # name -> parameter or buffer of floating point numbers
     averages: dict  # decay -> {name: average}
@@ -547,6 +559,11 @@ class _Run:
         every = a.num_processes * plan.accumulate
         first = a.process_index + part * a.num_processes
         return Draws(n, generator, slice(first, None, every))
+
+    def precision(self):
+        "A context: bfloat16 in the network, where that is wanted."
+        kind, mixed = self.accelerator.device.type, self.plan.mixed
+        return torch.autocast(kind, torch.bfloat16) if mixed else nullcontext()
 
     def average(self, step: int):
         "Update all averages of the weights."
@@ -575,11 +592,11 @@ def step(
         some = slice(i, None, plan.accumulate)
         own = None if labels is None else labels[some]
         last = i == plan.accumulate - 1
-        with nullcontext() if last else a.no_sync(self.loss), a.autocast():
+        with nullcontext() if last else a.no_sync(self.loss), self.precision():
             value = self.loss(x[some], own, self.draws(step, i), used)
-            a.backward(value / plan.accumulate)
+            (value / plan.accumulate).backward()
         total = total + value.detach() / plan.accumulate
-    norm = a.clip_grad_norm_(self.trained, plan.clip)
+    norm = nn.utils.clip_grad_norm_(self.trained, plan.clip)
     self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)
     self.average(step)
@@ -628,7 +645,7 @@ def state(self: _Run) -> dict[str, Tensor]:
     tensors = pack("network", bare_network(self.model).state_dict())
     for i, average in enumerate(self.averages.values()):
         tensors |= pack(f"average.{i}", average)
-    return tensors | pack("optimizer", self.optimizer.optimizer.state_dict()["state"])
+    return tensors | pack("optimizer", self.optimizer.state_dict()["state"])
 
 
 @patch
@@ -639,7 +656,7 @@ def restore(self: _Run, c: Checkpoint):
         found = unpack(f"average.{i}", c.tensors)
         for name, v in average.items():
             v.copy_(found[name])
-    load_optimizer(self.optimizer.optimizer, unpack("optimizer", c.tensors))
+    load_optimizer(self.optimizer, unpack("optimizer", c.tensors))
 
 # %% ../nbs/12_train.ipynb #120041
 @dataclass(eq=False)
@@ -667,7 +684,8 @@ class _Loop:
             rate = leg.rate(self.step, self.seconds, run.plan.warmup)
             found = run.step(self.step, next(batches), rate, used)
             self.recent.append(found)
-            self.unsaved.append(found["loss"])
+            if self.folder:
+                self.unsaved.append(found["loss"])
             self.step += 1
             caught = self.signals.caught is not None
             self.seconds, stop = agreed.look(self.step, caught)
@@ -718,30 +736,30 @@ def leave(self: _Loop):
 # %% ../nbs/12_train.ipynb #identity
 def identity(
     model: DiffusionModel,  # to be trained
-    data,  # (n, *data) tensor, or a source of images
-    labels: Tensor | None,  # (n,) classes; None: none
+    data: Tensors,  # or another source of notebook 10
     plan: Training,  # how it is trained
     processes: int = 1,  # that share a batch
 ) -> dict:  # JSON
     "What must stay the same when a run is resumed."
+    plan = _complete(plan, model)
     d, net = model.diffusion, bare_network(model)
     facts = dict(recipe=f"{d.k} phase{'s' * (d.k > 1)}", matrices=d.recipe)
     facts |= dict(schedule=d.schedule, Sigma0=d.Sigma0)
     facts |= dict(aux_cov=d.aux_cov, basis=model.basis, law=getattr(model, "law", None))
     facts |= dict(groups=model.groups, channel=model.channel, family=model.family)
     facts |= dict(network=type(net), sizes=getattr(net, "config", None))
-    facts |= dict(objective=plan.objective or default_objective(model))
+    facts |= dict(objective=plan.objective)
     facts |= dict(optimizer=plan.optimizer, decays=plan.decays, seed=plan.seed)
     names = "warmup weight_decay clip flips unlabelled".split()
     facts |= {name: getattr(plan, name) for name in names}
     said = {k: _said(v) for k, v in facts.items()}
-    return said | dict(batch=plan.batch * processes, data=_fingerprint(data, labels))
+    return said | dict(batch=plan.batch * processes, data=_fingerprint(data))
 
 # %% ../nbs/12_train.ipynb #said
-def _fingerprint(data, labels: Tensor | None) -> dict:
-    "A fingerprint of a tensor, or what a source says of itself."
-    if isinstance(data, Tensor):
-        return fingerprint(data, labels)
+def _fingerprint(data) -> dict:
+    "What tells a source from others: its own fingerprint, or one of its images."
+    if isinstance(data, Tensors):
+        return fingerprint(data.x, data.labels)
     own = getattr(data, "fingerprint", None)
     if own is not None:
         return own
@@ -770,49 +788,33 @@ def _said(value) -> object:
     return f"{named.__module__}.{named.__qualname__}"
 
 # %% ../nbs/12_train.ipynb #sources
-def _source(model: DiffusionModel, data, labels) -> tuple:
-    "Data and labels, checked: tensors as they are, or a source of images."
+def _source(model: DiffusionModel, data, labels):
+    "A source of notebook 10 for data and labels, checked."
     classes = getattr(bare_network(model), "config", {}).get("classes")
     if isinstance(data, Images):
         labels, data = data.labels if labels is None and classes else labels, data.x
     if isinstance(data, Tensor) or not hasattr(data, "loader"):
         data = checked_images(data, model.basis)
-        return data, model._labels(labels, len(data))
+        return Tensors(data, model._labels(labels, len(data)))
     require(labels is None, "got labels beside a source, which has its own: leave them")
     want = tuple(model.basis.data_shape)
     require(
         tuple(data.shape) == want,
         f"got images of shape {tuple(data.shape)} from {data.name}, want {want}",
     )
-    return data, None
+    return data
 
 
-def _batches(run: _Run, data, labels, first: int) -> Iterator[tuple]:
+def _batches(run: _Run, data, first: int) -> Iterator[tuple]:
     "Images and labels of this process, step after step, on its device."
     plan, a = run.plan, run.accelerator
-    n, size = len(data), plan.batch * a.num_processes
-    tensor = isinstance(data, Tensor)
-    whole = batch_indices(n, size, plan.seed, first, data.device if tensor else "cpu")
+    size = plan.batch * a.num_processes
+    place = a.device if isinstance(data, Tensors) else "cpu"
+    whole = batch_indices(len(data), size, plan.seed, first, place)
     index = (i[a.process_index :: a.num_processes] for i in whole)
-    if not tensor:
-        classes = getattr(bare_network(run.model), "config", {}).get("classes")
-        for x, own in data.loader(index, a.device, workers=plan.workers):
-            yield x, own if classes else None
-        return
-    for i in index:
-        x = data[i].to(a.device, non_blocking=True)
-        own = None if labels is None else labels[i.to(labels.device)].to(a.device)
-        yield x, own
-
-# %% ../nbs/12_train.ipynb #placed
-def _placed(data, labels, device: torch.device) -> tuple:
-    "Tensors on the device of training, if they take at most half of its free memory."
-    if not isinstance(data, Tensor) or data.device == device or device.type != "cuda":
-        return data, labels
-    free, _ = torch.cuda.mem_get_info(device)
-    if data.numel() * data.element_size() > free / 2:
-        return data, labels
-    return data.to(device), None if labels is None else labels.to(device)
+    classes = getattr(bare_network(run.model), "config", {}).get("classes")
+    for x, labels in data.loader(index, a.device, workers=plan.workers):
+        yield x, labels if classes else None
 
 # %% ../nbs/12_train.ipynb #6tyspawc
 def _check_run(model, plan, resume: bool, overwrite: bool, out):
@@ -841,15 +843,14 @@ def _bar(accelerator, progress: bool):
     return tqdm(total=100, desc="training", disable=hidden, bar_format=form)
 
 
-def _accelerator(plan: Training, out, trackers, cpu: bool):
-    "A fresh accelerator: a process may train twice, in other precision."
+def _accelerator(out, trackers, cpu: bool):
+    "A fresh accelerator: a process may train twice, on other devices."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    kind = "bf16" if plan.mixed else "no"
-    how = dict(cpu=cpu, mixed_precision=kind, log_with=trackers, project_dir=out)
-    made = Accelerator(**how)
+    how = dict(cpu=cpu, log_with=trackers, project_dir=out)
+    made = Accelerator(mixed_precision="no", **how)  # the step has its own context
     if trackers:
         made.init_trackers("gud_nb")
     return made
@@ -864,7 +865,7 @@ def _prepared(model: DiffusionModel, plan: Training, a) -> _Run:
     if plan.compile:
         mode = plan.compile if isinstance(plan.compile, str) else None
         network.compile(mode=mode)
-    loss, optimizer = a.prepare(Loss(model.train(), plan), optimizer)
+    loss = a.prepare(Loss(model.train(), plan))
     state = network.state_dict()
     weights = {k: v for k, v in state.items() if v.is_floating_point()}
     averages = {}
@@ -898,15 +899,15 @@ def fit(
     finite: then the last good checkpoint is kept. A signal to end saves a checkpoint.
     """
     _check_run(model, plan, resume, overwrite, out)
-    data, labels = _source(model, data, labels)
-    a = _accelerator(plan, out, trackers, cpu)
-    who = identity(model, data, labels, plan, a.num_processes)
+    plan, data = _complete(plan, model), _source(model, data, labels)
+    a = _accelerator(out, trackers, cpu)
+    who = identity(model, data, plan, a.num_processes)
     run, folder = _prepared(model, plan, a), None
     if out is not None and a.is_main_process:
         folder = RunFolder(out, who, resume=resume, overwrite=overwrite, keep=keep)
     with folder or nullcontext(), Signals() as signals, _own_random(run):
         loop = _begin(run, folder, out, resume, signals, every, _bar(a, progress))
-        loop.go(_batches(run, *_placed(data, labels, a.device), loop.step))
+        loop.go(_batches(run, data, loop.step))
         loop.bar.close()
     use_average(model, next(iter(run.averages.values())))
     if trackers:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,15 @@ from gud_nb.loss import active_only, likelihood_weight, snr_times
 from gud_nb.network import MLP
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.runs import read_checkpoint
-from gud_nb.schedule import Cosine, Family, LinearBeta, LinearGamma, soft_conditioning
+from gud_nb.schedule import (
+    Cosine,
+    Family,
+    LinearBeta,
+    LinearGamma,
+    PerImage,
+    Schedule,
+    soft_conditioning,
+)
 from gud_nb.train import (
     LIKELIHOOD,
     Denoising,
@@ -523,15 +532,57 @@ def test_times_by_variance_are_those_of_notebook_07():
     assert_close(level.mean(0), by_table, rtol=0, atol=0.35)
 
 
+@dataclass(frozen=True, eq=False)
+class Curved(Schedule):
+    "A schedule per component that is no line in γ."
+
+    speed: torch.Tensor  # (*comp)
+
+    @property
+    def shape(self):
+        return tuple(self.speed.shape)
+
+    def B(self, t):
+        return self.per_component(torch.as_tensor(t).double()) ** 2 * self.speed
+
+    def beta(self, t):
+        return 2 * self.per_component(torch.as_tensor(t).double()) * self.speed
+
+
+def slower(top):
+    return LinearBeta(0.1, top)
+
+
+def curved(top):
+    return Curved(top * (1 + v))
+
+
 def test_schedules_that_are_no_lines():
-    "Their log-SNRs come from the process."
-    haar = LinearGamma(-v.log() - 9, 3.0)
-    m = model(schedule=haar)
-    assert isinstance(schedule_levels(m)(draws()), tuple)
-    m = model(schedule=Cosine())
-    t = 1e-5 + (1 - 1e-5) * draws().uniform()
-    level = schedule_levels(m)(draws())
-    assert_close(level, m.diffusion.log_snr(t, torch.zeros(8, 1, 1)).flatten())
+    "Their log-SNRs come from the process, for one schedule and for one per component."
+    d = draws()
+    t = 1e-5 + (1 - 1e-5) * d.uniform()
+    for schedule, shape in ((Cosine(), (1,)), (curved(8.0), SHAPE)):
+        m = model(schedule=schedule)
+        want = m.diffusion.log_snr(t, torch.zeros(8, 1, *shape))
+        found = schedule_levels(m)(draws())
+        assert_close(found, want.flatten() if shape == (1,) else want)
+        assert trained(m, objective=Denoising(schedule_levels(m))).isfinite().all()
+
+
+@pytest.mark.parametrize("make", [slower, curved])
+def test_a_family_that_is_no_lines(make):
+    "Each image has a member of its own, not the middle one for all."
+    family = Family(make, dict(top=(2.0, 20.0)))
+    m = model(schedule=family(), family=family)
+    found = schedule_levels(m)(draws(64, 5))
+    again = draws(64, 5)
+    t = 1e-5 + (1 - 1e-5) * again.uniform()
+    members = family.draw(64, again.generator).members
+    each = m.diffusion.with_schedule(PerImage(members, 64))
+    want = each.log_snr(t, torch.zeros(64, 1, *(each.schedule.shape or (1,))))
+    assert_close(found.flatten(), want.flatten())
+    assert len(members) == 16
+    assert trained(m).isfinite().all()
 
 
 @pytest.mark.parametrize("weight", [active_only(), active_only(likelihood_weight)])
@@ -583,7 +634,7 @@ def test_a_source_is_its_images(tmp_path):
     assert torch.equal(one, trained(model(classes=10), data=data))
     assert torch.equal(trained(model(), data=source), trained(model()))
     other = Tensors(x + 0.1, data.labels, "digits", data.classes)
-    with pytest.raises(ValueError, match="data.images"):
+    with pytest.raises(ValueError, match="data.sha256"):
         again = Training(batch=16)
         fit(model(classes=10), other, again, out=tmp_path, resume=True, cpu=True)
     with pytest.raises(ValueError, match="which has its own"):
