@@ -16,7 +16,6 @@ images at uniform times.
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from gud_nb.train import (
     for_likelihood,
     schedule_levels,
 )
+from rows import append
 
 HERE = Path(__file__).resolve().parent
 
@@ -96,20 +96,14 @@ def main():
     plan = Training(objective=objective, seed=a.seed, ema=0.998, **how)
     last = fit(model, x, plan, cpu=True)[-1]
     features = feature_extractor("digits")
-    real, path = features(x), HERE / "family_losses.csv"
+    real = features(x)
     for softness in (0.6, 1.0, 1.4):
         own = model.at(a=softness)
         y = own.sample(a.n, generator=torch.Generator().manual_seed(a.seed))
         row = dict(weight=a.weight, seed=a.seed, seconds=a.seconds, a=softness, n=a.n)
         row |= dict(images=last["images"], error=error_of(model, test))
         row["frechet"] = frechet_distance(features(y), real).value
-        fresh = not path.exists()
-        with open(path, "a", newline="", encoding="utf-8") as f:
-            w = csv.DictWriter(f, row)
-            if fresh:
-                w.writeheader()
-            w.writerow(row)
-        print(row, flush=True)
+        append(HERE / "family_losses.csv", row)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ from gud_nb.train import (
     fit_law,
     from_pretrained,
 )
+from rows import append
 
 warnings.filterwarnings("ignore", message=".*variances are below.*")
 HERE = Path(__file__).resolve().parent
@@ -390,13 +391,7 @@ class Places:
 
     def append(self, row: dict):
         "Write a row below the others; what it lacks stays empty."
-        new = not self.table.exists()
-        with self.table.open("a", newline="", encoding="utf-8") as f:
-            writer = csv.DictWriter(f, FIELDS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
+        append(self.table, row, FIELDS)
 
 
 def times_by_variance(model: ScoreModel, share: float):

@@ -18,8 +18,6 @@ mean squared error of predicted noise on test images, λ uniform in [-9, 9].
 """
 
 import argparse
-import csv
-import json
 import math
 import time
 from pathlib import Path
@@ -34,6 +32,7 @@ from gud_nb.network import UNet
 from gud_nb.recipe import vp
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import ScoreModel, fit_law, from_pretrained
+from rows import append
 
 HERE = Path(__file__).resolve().parent
 BATCH, RATE, WARM, DECAY, RANK, WIDTH = 128, 2e-3, 200, 0.999, 256, 16
@@ -128,14 +127,7 @@ def evaluate(a: argparse.Namespace):
         errors.append(loss_of(model, x[at], level[at], noise[at], "eps"))
     row["error"] = torch.stack(errors).mean().item()
     row = model.about | dict(n=a.n, sampling_seed=a.seed) | row
-    path = HERE / "losses.csv"
-    fresh = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as f:
-        w = csv.DictWriter(f, row)
-        if fresh:
-            w.writeheader()
-        w.writerow(row)
-    print(json.dumps(row))
+    append(HERE / "losses.csv", row)
 
 
 def main():

@@ -37,6 +37,7 @@ from gud_nb.network import UNet, count_parameters
 from gud_nb.recipe import psld, vp
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import Training, fit, load_run
+from rows import append
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "models.csv"
@@ -116,20 +117,9 @@ def evaluate(a: argparse.Namespace, model: DiffusionModel, folder: Path):
             row["spectrum"] = spectrum_error(x, data.x[:10_000]).value
             row["black"] = (x < -0.96).float().mean().item()
             row["out_of_range"] = (x.abs() > 1.05).float().mean().item()
-            append(row)
+            append(TABLE, row)
             shown = show_images(x[:100], cols=10, scale=1.0)
             shown.figure.savefig(folder / f"samples-{seed}-{known}.png")
-
-
-def append(row: dict):
-    "Write a row below the others."
-    fresh = not TABLE.exists()
-    with open(TABLE, "a", newline="", encoding="utf-8") as f:
-        w = csv.DictWriter(f, row, lineterminator="\n")
-        if fresh:
-            w.writeheader()
-        w.writerow(row)
-    print(row, flush=True)
 
 
 CARD = """# {name}
@@ -141,8 +131,7 @@ CARD = """# {name}
 | training | {images:,} images, {steps:,} steps of {batch}, {seconds:.0f} s, one core |
 | made by | `studies/models.py {name}`, seed {seed} |
 {measured}
-Limits: a small network after less than an hour on one core. Shapes are right more often
-than details; nothing outside of its data set can be drawn.
+Limits: a small network, one training seed, less than an hour on one core.
 
     gud_sample --model {name} --n 64
 """
@@ -167,7 +156,7 @@ def measured(name: str) -> str:
         v = [float(r[key]) for r in own]
         kind = "labels given" if labels == "True" else "no labels"
         spread = f" ± {stdev(v):.2g}" if len(v) > 1 else ""
-        sets = f"{len(v)} sets of {own[0]['n']} samples, {kind}"
+        sets = f"{len(v)} sets of {own[0]['n']} raw samples, 25 evaluations, {kind}"
         out += f"| {word} | {mean(v):.3g}{spread} ({sets}) |\n"
     return out
 
