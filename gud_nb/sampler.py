@@ -1024,7 +1024,7 @@ def marginal_covariance(
     W = _together(first.reshape(-1, diffusion.k, 1))
     return N + W @ law.covariance_matrix() @ W.T
 
-
+# %% ../nbs/08_sampler.ipynb #080034b
 def measure_order(
     sampler: Sampler,  # whose order is wanted
     diffusion: LinearDiffusion,  # the process

@@ -126,7 +126,7 @@ def uniform_levels(
     "Uniform ones: with `for_likelihood` the variational bound."
     return low + (high - low) * draws.uniform() - math.log(variance)
 
-
+# %% ../nbs/12_train.ipynb #levels2
 def time_levels(
     draws: Draws,  # of uniform numbers
     diffusion: LinearDiffusion,  # with any schedule

@@ -156,7 +156,8 @@ def measured(name: str) -> str:
         v = [float(r[key]) for r in own]
         kind = "labels given" if labels == "True" else "no labels"
         spread = f" ± {stdev(v):.2g}" if len(v) > 1 else ""
-        sets = f"{len(v)} sets of {own[0]['n']} raw samples, 25 evaluations, {kind}"
+        sets = f"{len(v)} sets of {own[0]['n']} raw samples, 25 evaluations"
+        sets += f" in bfloat16, {kind}"
         out += f"| {word} | {mean(v):.3g}{spread} ({sets}) |\n"
     return out
 
