@@ -1,6 +1,9 @@
 """Rows of the tables that studies keep."""
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 
@@ -17,3 +20,24 @@ def append(
             writer.writeheader()
         writer.writerow(row)
     print(row, flush=True)
+
+
+RESULTS = Path(__file__).resolve().parent / "results.csv"
+COLUMNS = (
+    "study case seed sampler grid evaluations sampling_seed n images at measure value "
+    "commit command"
+).split()
+
+
+def record(
+    row: dict,  # what was done, by the names in `COLUMNS`
+    measure: str,  # what was measured
+    value: float,  # the number
+):
+    "A row of studies/results.csv, with the commit and the command that made it."
+    git = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    command = " ".join(["python", f"studies/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    row = row | dict(measure=measure, value=f"{value:.6g}")
+    row |= dict(commit=os.environ.get("GUD_COMMIT", commit), command=command)
+    append(RESULTS, row, COLUMNS)
