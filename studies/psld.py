@@ -14,27 +14,59 @@ the noise at uniform times (Pandey & Mandt 2023).
     psld-0.01-reduced                the network sees one observation a pixel; same loss
     psld-0.01-law                    the same, and a Gaussian law; default loss
 
-`ablation` draws n raw samples with four samplers and adds their rows to
-studies/results.csv: the Fréchet distance in the features of the classifier
-fashion_mnist_14, and the share of pixels out of range.
+The other words measure a trained case, and add rows to studies/results.csv.
+
+    ablation   n raw samples with each of four samplers
+    speed      n raw samples with many samplers on 10 to 250 evaluations;
+               --part few, many, uniform or adaptive
+    errors     of the noise on 2000 test images by log-SNR: of each phase, along the
+               direction that tells of the data, and across it
+    gradients  after 200 steps: the variance of a batch's gradient over its square
+    cost       of a step of training and of an evaluation, by phases
+
+Samples are measured by their Fréchet distance to all training images in the features of
+the classifier fashion_mnist_14, by the share of pixels out of range, and by the ratio
+of standard deviations, samples to data, in groups of principal components.
 """
 
 import argparse
+import math
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gud_nb.basis import Pixel
+from gud_nb.adams import sde_dpm_solver, unipc
+from gud_nb.basis import Pixel, moments
 from gud_nb.data import Images, fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance
+from gud_nb.integrators import dormand_prince
 from gud_nb.loss import eps_from_score
 from gud_nb.model import DiffusionModel, PhaseModel, ScoreModel, fit_law
-from gud_nb.network import UNet
+from gud_nb.network import UNet, count_parameters
 from gud_nb.recipe import cld, psld, vp
-from gud_nb.sampler import EulerMaruyama, ExponentialHeun, quadratic
+from gud_nb.sampler import (
+    SSCS,
+    EulerMaruyama,
+    ExponentialHeun,
+    ImageNoise,
+    denoise,
+    edm,
+    level_time,
+    quadratic,
+    uniform,
+)
 from gud_nb.schedule import LinearBeta
-from gud_nb.train import ScoreMatching, Training, default_objective, fit, load_run
+from gud_nb.train import (
+    Draws,
+    ScoreMatching,
+    Training,
+    default_objective,
+    fit,
+    load_run,
+)
 from rows import record
 
 NETWORK = dict(width=16, mults=(1, 2))
@@ -106,33 +138,180 @@ def draw(model: DiffusionModel, n: int, seed: int, sampler, times=None) -> torch
         return model.sample(n, generator=g, **how).float()
 
 
+def row_of(a: argparse.Namespace, name: str, grid: str, evaluations: float) -> dict:
+    "The beginning of a row."
+    row = dict(study=f"psld {a.what}", case=a.case, seed=a.seed, sampler=name)
+    row |= dict(grid=grid, evaluations=evaluations, sampling_seed=a.seed)
+    return row | dict(n=a.n, images=STEPS * BATCH)
+
+
+class Ruler:
+    "What samples are measured by."
+
+    def __init__(self, data: Images):
+        self.features = feature_extractor("fashion_mnist_14")
+        self.real = self.features(data.x)
+        mean, C = moments(data.x)
+        self.mean, values, vectors = mean, *torch.linalg.eigh(C)
+        self.values, self.vectors = values.flip(0), vectors.flip(1)
+
+    def __call__(self, row: dict, x: torch.Tensor):
+        "Rows of one set of samples."
+        x = x.clamp(-1e6, 1e6)
+        found = frechet_distance(self.features(x), self.real).value
+        record(row, "Fréchet distance", found)
+        record(row, "pixels out of range", (x.abs() > 1.05).float().mean().item())
+        c = (x.flatten(1).double() - self.mean) @ self.vectors
+        for first, last in ((0, 5), (5, 20), (20, 60), (60, 120), (120, 180)):
+            part = slice(first, last)
+            ratio = c[:, part].var(0).sum() / self.values[part].sum()
+            name = f"std ratio, components {first + 1} to {last}"
+            record(row, name, ratio.sqrt().item())
+
+
 def ablation(a: argparse.Namespace, model: DiffusionModel, data: Images):
     "Samples by four samplers: a row each."
-    features = feature_extractor("fashion_mnist_14")
-    real = features(data.x)
-    ways = [
+    ruler = Ruler(data)
+    for name, grid, evaluations, sampler, times in (
         ("default", "default", 25, None, None),
         ("exponential Heun", "quadratic", 51, ExponentialHeun(), quadratic(25)),
         ("Euler-Maruyama", "quadratic", 50, EulerMaruyama(), quadratic(49)),
         ("Euler-Maruyama", "quadratic", 250, EulerMaruyama(), quadratic(249)),
-    ]
-    for name, grid, evaluations, sampler, times in ways:
+    ):
         x = draw(model, a.n, a.seed, sampler, times)
-        row = dict(study="psld ablation", case=a.case, seed=a.seed)
-        row |= dict(sampler=name, grid=grid, evaluations=evaluations)
-        row |= dict(sampling_seed=a.seed, n=a.n, images=STEPS * BATCH)
-        far = (x.abs() > 1.05).float().mean().item()
-        record(row, "Fréchet distance", frechet_distance(features(x), real).value)
-        record(row, "pixels out of range", far)
+        ruler(row_of(a, name, grid, evaluations), x)
+
+
+def speed(a: argparse.Namespace, model: DiffusionModel, data: Images):
+    "Samples by many samplers: rows of each."
+    ruler, d = Ruler(data), model.diffusion
+    old = {"Euler-Maruyama": EulerMaruyama()}
+    if d.k > 1:
+        old["SSCS"] = SSCS()
+    new = {"SDE second order": sde_dpm_solver(2), "UniPC 2": unipc(2)}
+    runs = []
+    for n in {"few": (10, 25, 50, 100), "many": (250,)}.get(a.part, ()):
+        runs += [(k, "quadratic", n, v, quadratic(n - 1)) for k, v in old.items()]
+        runs += [(k, "edm", n, v, edm(d, n - 1)) for k, v in new.items()]
+    if a.part == "uniform":
+        for n in (10, 25, 50, 100, 250):
+            runs += [(k, "uniform", n, v, uniform(n - 1)) for k, v in old.items()]
+    for name, grid, n, sampler, times in runs:
+        ruler(row_of(a, name, grid, n), draw(model, a.n, a.seed, sampler, times))
+    for tolerance in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5) if a.part == "adaptive" else ():
+        x, spent = flow(model, a.n, a.seed, tolerance)
+        ruler(row_of(a, "RK45", f"{tolerance:g}", round(spent, 1)), x)
+
+
+@torch.no_grad()
+def flow(model: DiffusionModel, n: int, seed: int, tolerance: float):
+    "Raw samples of the probability flow, and the mean number of evaluations."
+    noise = ImageNoise(seed)
+    d, parts, spent = model.diffusion, [], 0
+    score = model.conditional()
+    for i in range(0, n, 250):
+        like = torch.empty(min(250, n - i), d.k, *model.basis.shape)
+        with torch.autocast("cpu", torch.bfloat16):
+            z = model.prior(noise.after(i)(like))
+            z, own = dormand_prince(d, score, z, rtol=tolerance, atol=tolerance)
+            z = denoise(d, score, z.float(), 1e-3)
+        parts.append(model.basis.inv(z[:, 0]))
+        spent += own.sum().item() + len(own)
+    return torch.cat(parts), spent / n
+
+
+@torch.no_grad()
+def errors(a: argparse.Namespace, model: DiffusionModel, data: Images):
+    "Mean squared errors of the noise by log-SNR."
+    x, d, score = images(train=False).x[: a.n], model.diffusion, model.conditional()
+    for level in range(-8, 9, 2):
+        t, g = level_time(d, math.exp(-level / 2)), torch.Generator().manual_seed(0)
+        noise = torch.randn(len(x), d.k, *x.shape[1:], generator=g)
+        chi = model.basis(x)
+        aux = None
+        if d.aux_cov is not None:
+            more = torch.randn(len(x), d.k - 1, *x.shape[1:], generator=g)
+            aux = d.draw_aux(more)
+        p = d.perturb(chi, torch.full((len(x),), t, dtype=torch.float64), noise, aux)
+        off = []
+        for z in p.z.split(250):
+            off.append(eps_from_score(d, score(z, t), t))
+        off = torch.cat(off) - p.eps
+        kernel = d.kernel(t, p.z)
+        T = kernel.T.reshape(d.k, d.k).double()
+        w = torch.linalg.solve(T, kernel.phi.reshape(d.k).double())
+        along = torch.einsum("k,nk...->n...", (w / w.norm()).float(), off)
+        row = row_of(a, "", "", "") | dict(at=level, sampling_seed="")
+        each = off.square().flatten(2).mean((0, 2))
+        for name, v in zip(("position", "momentum"), each.tolist()):
+            record(row, f"error of the noise, {name}", v)
+        told = along.square().mean().item()
+        record(row, "error of the noise, along", told)
+        record(row, "error of the noise, across", each.sum().item() - told)
+
+
+def gradients(a: argparse.Namespace, model: DiffusionModel, data: Images):
+    "The noise of gradients of the loss after 200 steps."
+    steps, parts = 200, 32
+    training = replace(plan(a.case, a.seed, model), steps=steps, mixed=False)
+    fit(model, data, training, cpu=True)
+    g = torch.Generator().manual_seed(a.seed)
+    weights = list(model.network.parameters())
+    rows = []
+    for _ in range(parts):
+        i = torch.randint(len(data.x), (BATCH,), generator=g)
+        loss = training.objective(model, model.basis(data.x[i]), None, Draws(BATCH, g))
+        found = torch.autograd.grad(loss.mean(), weights, allow_unused=True)
+        rows.append(torch.cat([v.flatten() for v in found if v is not None]))
+    rows = torch.stack(rows).double()
+    variance = rows.var(0).sum()
+    square = rows.mean(0).square().sum() - variance / parts
+    row = row_of(a, "", "", "") | dict(images=steps * BATCH, n=parts)
+    record(row, "gradient, variance over square", (variance / square).item())
+
+
+def cost(a: argparse.Namespace, model: DiffusionModel, data: Images):
+    "Milliseconds of the processor for a batch: a step of training, an evaluation."
+    network, channels = model.network, model.network.config["channels_in"]
+    x, level = torch.randn(BATCH, channels, *data.shape[1:]), torch.zeros(BATCH)
+
+    def seconds(step, times: int = 10) -> float:
+        "The least of some runs."
+        best = math.inf
+        for _ in range(times):
+            begin = time.process_time()
+            step()
+            best = min(best, time.process_time() - begin)
+        return 1000 * best
+
+    def train():
+        with torch.autocast("cpu", torch.bfloat16):
+            network(x, level).float().square().mean().backward()
+
+    @torch.no_grad()
+    def answer():
+        with torch.autocast("cpu", torch.bfloat16):
+            network(x, level)
+
+    row = row_of(a, "", "", "") | dict(n=BATCH, images="", sampling_seed="")
+    record(row, "milliseconds of forward and backward", seconds(train))
+    record(row, "milliseconds of an evaluation", seconds(answer))
+    record(row, "weights", count_parameters(network))
+
+
+MEASURES = dict(
+    ablation=ablation, speed=speed, errors=errors, gradients=gradients, cost=cost
+)
 
 
 def main():
     "Train or evaluate, with one thread."
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    p.add_argument("what", choices=["train", "ablation"])
+    p.add_argument("what", choices=["train", *MEASURES])
     p.add_argument("case", choices=CASES)
     p.add_argument("--seed", type=int, default=0, help="of training and of sampling")
+    p.add_argument("--part", default="few", help="of speed")
     p.add_argument("--n", type=int, default=2000, help="samples")
     p.add_argument(
         "--out", type=Path, default=Path("runs") / "psld", help="of all runs"
@@ -144,8 +323,10 @@ def main():
     if a.what == "train":
         how = dict(resume=(folder / "loss.csv").exists(), progress=True, cpu=True)
         fit(model, data, plan(a.case, a.seed, model), out=folder, **how)
+    elif a.what in ("gradients", "cost"):
+        MEASURES[a.what](a, model, data)
     else:
-        ablation(a, load_run(model, folder), data)
+        MEASURES[a.what](a, load_run(model, folder), data)
 
 
 if __name__ == "__main__":
