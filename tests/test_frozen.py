@@ -10,10 +10,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from gud_nb.basis import DCT, Columns, Pixel, column_order
-from gud_nb.condition import Frozen, extend, frozen_components, inpaint
 from gud_nb.core import act, describe, rebuild
 from gud_nb.denoiser import Independent, LowRank, fit_low_rank, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
+from gud_nb.frozen import Frozen, extend, frozen_components, inpaint_frozen
 from gud_nb.integrators import DPMSolver
 from gud_nb.recipe import psld, third_order, vp
 from gud_nb.sampler import (
@@ -154,7 +154,7 @@ def test_schedules_of_several_images_are_refused():
         frozen_components(PerImage((OWN,), 2))
 
 
-# inpaint, against the exact conditional of Gaussian data
+# inpaint_frozen, against the exact conditional of Gaussian data
 
 COV = smooth(1, 12)
 FIRST = torch.arange(12) < 5
@@ -173,13 +173,13 @@ CASES = {
 
 
 def affine(model, sampler, times, **how):
-    "`inpaint` as a map to the unknown from data, noise of the known, the prior's."
+    "`inpaint_frozen` as a map to the unknown from data, noise of the known, the prior's."
     comp, k = model.basis.shape, model.diffusion.k
     d, known = math.prod(comp), frozen_components(model.diffusion.schedule).flatten()
     unit = torch.eye(d + 2 * k * d).double()
     x, noise = unit[:, :d].reshape(-1, *comp), unit[:, d:].reshape(-1, 2, k, *comp)
     noise = noise.movedim(1, 0)
-    out = inpaint(model, x, None, sampler, times, noise=noise, **how)
+    out = inpaint_frozen(model, x, None, sampler, times, noise=noise, **how)
     out = out.flatten(1)[:, ~known].T
     of_known, of_prior = out[:, d:].chunk(2, 1)
     seen = known.repeat(k)
@@ -222,8 +222,8 @@ def test_aiming_takes_the_mean_of_two_mirrored_draws():
     "The noise of the start cancels: for a Gaussian law, aiming changes nothing."
     model = model_of(COV, continued(ROW12, 5, 0.5, -9.0, 3.0))
     x, noise = randn(3, 12), randn(2, 3, 1, 12, seed=1)
-    plain = inpaint(model, x, noise=noise, aimed=False)
-    assert_close(inpaint(model, x, noise=noise), plain, rtol=0, atol=1e-5)
+    plain = inpaint_frozen(model, x, noise=noise, aimed=False)
+    assert_close(inpaint_frozen(model, x, noise=noise), plain, rtol=0, atol=1e-5)
 
 
 class Keep(Sampler):
@@ -250,30 +250,30 @@ def test_aimed_start_by_hand(recipe):
     means = [model.denoise(*d.observe(z, 1.0)[:2]) for z in (up, down)]
     assert (means[0] - means[1]).abs().max() > 0.1  # one draw would not do
     moved = (up - down) / 2 + kernel.phi * (sum(means) / 2)[:, None]
-    inpaint(model, x, None, keep, uniform(1), noise=noise)
+    inpaint_frozen(model, x, None, keep, uniform(1), noise=noise)
     assert_close(keep.start, torch.where(FIRST, seen, moved))
-    inpaint(model, x, None, keep, uniform(1), noise=noise, aimed=False)
+    inpaint_frozen(model, x, None, keep, uniform(1), noise=noise, aimed=False)
     assert_close(keep.start, up)
 
 
-# inpaint, its arguments
+# inpaint_frozen, its arguments
 
 
 def test_unknown_data_are_not_used_and_known_data_come_back():
     model = model_of(COV, CASES["VP, continued"][1])
     x, noise = randn(3, 12), randn(2, 3, 1, 12, seed=1)
-    found = inpaint(model, x, noise=noise)
+    found = inpaint_frozen(model, x, noise=noise)
     holes = torch.where(FIRST, x, torch.nan)
-    assert torch.equal(inpaint(model, holes, noise=noise), found)
+    assert torch.equal(inpaint_frozen(model, holes, noise=noise), found)
     assert torch.equal(found[:, FIRST], x[:, FIRST])
 
 
 def test_inpaint_in_float32():
     model = model_of(COV, CASES["VP, continued"][1])
     x, noise = randn(3, 12), randn(2, 3, 1, 12, seed=1)
-    found = inpaint(model, x.float(), noise=noise.float())
+    found = inpaint_frozen(model, x.float(), noise=noise.float())
     assert found.dtype == torch.float32
-    want = inpaint(model, x, noise=noise)
+    want = inpaint_frozen(model, x, noise=noise)
     assert_close(found.double(), want, rtol=1e-3, atol=1e-3)
 
 
@@ -282,9 +282,9 @@ def test_images_do_not_mix(batch):
     "Also where the batch is as large as there are phases or components."
     model = model_of(COV, CASES["PSLD, continued"][1], psld(), network=Tanh())
     x, noise = randn(batch, 12), randn(2, batch, 2, 12, seed=1)
-    found = inpaint(model, x, noise=noise)
+    found = inpaint_frozen(model, x, noise=noise)
     for i in range(batch):
-        alone = inpaint(model, x[i : i + 1], noise=noise[:, i : i + 1])
+        alone = inpaint_frozen(model, x[i : i + 1], noise=noise[:, i : i + 1])
         assert_close(found[i : i + 1], alone)
 
 
@@ -293,15 +293,16 @@ def test_a_drawn_momentum_has_the_same_law():
     model = model_of(COV, schedule, psld())
     d = replace(model.diffusion, Sigma0=None, aux_cov=hsm(psld()))
     x, noise = randn(3, 12), randn(2, 3, 2, 12, seed=1)
-    found = inpaint(model.with_diffusion(d), x, noise=noise)
-    assert_close(found, inpaint(model, x, noise=noise))
+    found = inpaint_frozen(model.with_diffusion(d), x, noise=noise)
+    assert_close(found, inpaint_frozen(model, x, noise=noise))
 
 
 def test_inpaint_draws_with_its_generator():
     model, x = model_of(COV, CASES["VP, continued"][1]), randn(3, 12)
     seeds = (7, 7, 8)
     a, b, c = (
-        inpaint(model, x, generator=torch.Generator().manual_seed(s)) for s in seeds
+        inpaint_frozen(model, x, generator=torch.Generator().manual_seed(s))
+        for s in seeds
     )
     assert torch.equal(a, b)
     assert (a - c)[:, ~FIRST].abs().min() > 0
@@ -312,7 +313,7 @@ def test_samplers_with_noise():
     model, x = model_of(COV, CASES["VP, continued"][1]), randn(2000, 12)
     x[:] = x[:1]
     how = dict(sampler=euler_maruyama, times=uniform(200))
-    found = inpaint(model, x, generator=torch.Generator().manual_seed(0), **how)
+    found = inpaint_frozen(model, x, generator=torch.Generator().manual_seed(0), **how)
     C = COV[~FIRST][:, FIRST] @ torch.linalg.inv(COV[FIRST][:, FIRST])
     error = found[:, ~FIRST].mean(0) - C @ x[0, FIRST]
     assert error.abs().max() < 0.15
@@ -322,7 +323,7 @@ def test_inpaint_leaves_the_mode_of_the_model():
     model = model_of(COV, CASES["VP, continued"][1])
     for training in (True, False):
         model.train(training)
-        inpaint(model, randn(2, 12))
+        inpaint_frozen(model, randn(2, 12))
         assert model.training == training
 
     def fails(i, t, z):
@@ -330,7 +331,7 @@ def test_inpaint_leaves_the_mode_of_the_model():
 
     model.train()
     with pytest.raises(KeyError):
-        inpaint(model, randn(2, 12), callback=fails)
+        inpaint_frozen(model, randn(2, 12), callback=fails)
     assert model.training
 
 
@@ -363,7 +364,7 @@ def test_inpaint_with_a_model_of_all_phases():
     model = PhaseModel(Same(), d, Pixel((12,)))
     model._run = lambda v, level, labels, mixed: v
     x = randn(3, 12)
-    found = inpaint(model, x, generator=torch.Generator().manual_seed(0))
+    found = inpaint_frozen(model, x, generator=torch.Generator().manual_seed(0))
     assert torch.equal(found[:, FIRST], x[:, FIRST])
     assert found.isfinite().all()
 
@@ -381,13 +382,13 @@ def test_inpaint_with_a_model_of_all_phases():
 def test_inpaint_refuses(how, says):
     model = model_of(COV, CASES["VP, continued"][1])
     with pytest.raises(ValueError, match=says):
-        inpaint(model, randn(3, 12), **how)
+        inpaint_frozen(model, randn(3, 12), **how)
 
 
 def test_a_schedule_that_freezes_nothing_is_refused():
     model = model_of(COV, LinearGamma(torch.zeros(12) - 9.0, 3.0))
     with pytest.raises(ValueError, match="freezes no component"):
-        inpaint(model, randn(3, 12))
+        inpaint_frozen(model, randn(3, 12))
 
 
 # extend

@@ -6,9 +6,9 @@ from torch.testing import assert_close
 
 from gud_nb.adams import ExponentialAdams, sa_solver, sde_dpm_solver
 from gud_nb.basis import Pixel
-from gud_nb.condition import Frozen, extend, inpaint
 from gud_nb.denoiser import Independent, Score
 from gud_nb.diffusion import LinearDiffusion, hsm
+from gud_nb.frozen import Frozen, extend, inpaint_frozen
 from gud_nb.integrators import Splitting, ancestral, predictor_corrector
 from gud_nb.model import ScoreModel
 from gud_nb.network import MLP
@@ -165,7 +165,7 @@ def test_inpaint(name, alike):
     how = dict(sampler=samplers[name], times=quadratic(4))
 
     def run(i, j):
-        return inpaint(model, x[i:j], generator=ImageNoise(3, i), **how)
+        return inpaint_frozen(model, x[i:j], generator=ImageNoise(3, i), **how)
 
     alike(run, **networks)
 
@@ -204,7 +204,7 @@ def test_models(name, request):
 
 def test_generators_do_not_count_the_images():
     model, x = windows(), torch.rand(9, 1, 4, 4) - 0.5
-    for f in (inpaint, lambda *v, **how: extend(*v, 6, **how)):
+    for f in (inpaint_frozen, lambda *v, **how: extend(*v, 6, **how)):
         few, all_of_them = (
             f(model, v, sampler=sscs, generator=torch.Generator().manual_seed(1))
             for v in (x[:4], x)

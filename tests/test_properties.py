@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from gud_nb.adams import ExponentialAdams, sde_dpm_solver, unipc
 from gud_nb.basis import DCT, Columns, Compose, Fourier, Pixel, Scaled, Wavelet
-from gud_nb.condition import Frozen
 from gud_nb.denoiser import Independent, Score
 from gud_nb.diffusion import LinearDiffusion, hsm
+from gud_nb.frozen import Frozen
 from gud_nb.integrators import (
     DEIS,
     ConjugateSplitting,

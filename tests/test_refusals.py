@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from gud_nb.basis import Pixel
 from gud_nb.denoiser import (
     Dense,
     Independent,
@@ -21,8 +22,6 @@ from gud_nb.denoiser import (
     gaussian,
     guided,
 )
-from gud_nb.basis import Pixel
-from gud_nb.condition import Frozen, extend, frozen_components, inpaint
 from gud_nb.diffusion import (
     LinearDiffusion,
     SNRTable,
@@ -30,6 +29,7 @@ from gud_nb.diffusion import (
     hsm,
     lift,
 )
+from gud_nb.frozen import Frozen, extend, frozen_components, inpaint_frozen
 from gud_nb.integrators import (
     DEIS,
     Conjugate,
@@ -596,7 +596,7 @@ strange = {
 
 @pytest.mark.parametrize("name", strange)
 def test_inpaint_and_extend(name):
-    runs = {inpaint: given, extend: given | dict(width=6)}
+    runs = {inpaint_frozen: given, extend: given | dict(width=6)}
     for f, args in runs.items():
         if name in ("known", "width") and (f is extend) != (name == "width"):
             continue
