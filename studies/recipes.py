@@ -1,0 +1,95 @@
+"""One network under four recipes, and streams of noise of one sampler.
+
+    GUD_DATA=folder python studies/recipes.py recipes
+    GUD_DATA=folder python studies/recipes.py streams
+
+`recipes` samples the shipped model fashion-mnist, which was trained without a recipe,
+under VP, CLD, PSLD and third-order Langevin: the same network, sampler, grid in the
+noise level and number of evaluations (25), classes in turn. `streams` samples
+psld-fashion-mnist by SSCS and by Euler-Maruyama (50 evaluations, quadratic times) with
+six seeds of the noise each. Rows of raw samples go to studies/results.csv.
+"""
+
+import argparse
+
+import torch
+
+from gud_nb.data import fashion_mnist
+from gud_nb.diffusion import LinearDiffusion, hsm
+from gud_nb.evaluate import feature_extractor, frechet_distance
+from gud_nb.model import from_pretrained
+from gud_nb.recipe import cld, psld, third_order, vp
+from gud_nb.sampler import SSCS, EulerMaruyama, quadratic
+from gud_nb.schedule import LinearBeta
+from rows import record
+
+
+class Ruler:
+    "The Fréchet distance to the training images."
+
+    def __init__(self):
+        self.features = feature_extractor("fashion_mnist")
+        self.real = self.features(fashion_mnist(train=True).x)
+
+    def __call__(self, row: dict, x: torch.Tensor):
+        "Rows of one set of samples."
+        found = frechet_distance(self.features(x), self.real).value
+        record(row, "Fréchet distance", found)
+        record(row, "pixels out of range", (x.abs() > 1.05).float().mean().item())
+
+
+@torch.no_grad()
+def draw(model, n: int, seed: int, **how) -> torch.Tensor:
+    "Raw samples."
+    g = torch.Generator().manual_seed(seed)
+    with torch.autocast("cpu", torch.bfloat16):
+        return model.sample(n, generator=g, **how).float()
+
+
+def processes() -> dict:
+    "Recipes with the schedules of their papers."
+    steady, langevin = LinearBeta(8.0, 8.0), third_order()
+    out = {"vp": LinearDiffusion(vp(), LinearBeta(0.1, 20.0))}
+    for name, r in dict(cld=cld(), psld=psld(), third_order=langevin).items():
+        out[name] = LinearDiffusion(r, steady, Sigma0=hsm(r))
+    return out
+
+
+def recipes(n: int, seeds: list):
+    "The same network under each recipe."
+    model, ruler = from_pretrained("fashion-mnist"), Ruler()
+    for seed in seeds:
+        for name, d in processes().items():
+            x = draw(model.with_diffusion(d), n, seed, labels=torch.arange(n) % 10)
+            row = dict(study="recipes", case=name, sampler="default", grid="default")
+            ruler(row | dict(evaluations=25, sampling_seed=seed, n=n), x)
+
+
+def streams(n: int, seeds: list):
+    "Two samplers on several streams of noise."
+    model, ruler = from_pretrained("psld-fashion-mnist"), Ruler()
+    for seed in seeds:
+        for name, method in (("SSCS", SSCS()), ("Euler-Maruyama", EulerMaruyama())):
+            x = draw(model, n, seed, sampler=method, times=quadratic(49))
+            row = dict(study="streams", case="psld-fashion-mnist", sampler=name)
+            row |= dict(grid="quadratic", evaluations=50, sampling_seed=seed, n=n)
+            ruler(row, x)
+
+
+def main():
+    "Sample and measure, with one thread."
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p.add_argument("what", choices=["recipes", "streams"])
+    p.add_argument("--n", type=int, default=2000, help="samples of a set")
+    p.add_argument("--seeds", type=int, nargs="+", help="of the noise")
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    if a.what == "recipes":
+        recipes(a.n, a.seeds or [0, 1, 2])
+    else:
+        streams(a.n, a.seeds or list(range(6)))
+
+
+if __name__ == "__main__":
+    main()
