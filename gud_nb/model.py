@@ -365,8 +365,10 @@ def _levels(self: DiffusionModel, level: Tensor, n: int) -> Tensor:
 
 # %% ../nbs/11b_model.ipynb #8y9s2sw3
 @patch
-def _run(self: DiffusionModel, v: Tensor, level: Tensor, labels, mixed: bool) -> Tensor:
-    "The network on components (batch, r, *comp); in bfloat16 if `mixed`."
+def _run(
+    self: DiffusionModel, v: Tensor, level: Tensor, labels, mixed: bool, out: int = 0
+) -> Tensor:
+    "The network on components (batch, r, *comp): as many back, or `out` of them."
     x, labels = _as_images(self.basis, v), self._labels(labels, len(v), v.device)
     if self.channel:
         seen = self.noise_map(level).to(x)
@@ -374,8 +376,8 @@ def _run(self: DiffusionModel, v: Tensor, level: Tensor, labels, mixed: bool) ->
     own = next((p.dtype for p in self.network.parameters()), v.dtype)
     level = self._levels(level, len(v)).to(torch.promote_types(own, torch.float32))
     with torch.autocast(v.device.type, enabled=mixed, dtype=torch.bfloat16):
-        out = self.network(x.to(own), level, labels)
-    return _as_components(self.basis, out.to(v.dtype), v.shape[1])
+        answer = self.network(x.to(own), level, labels)
+    return _as_components(self.basis, answer.to(v.dtype), out or v.shape[1])
 
 # %% ../nbs/11b_model.ipynb #rdzxs7xa
 @dataclass(frozen=True, eq=False)
@@ -862,7 +864,7 @@ def _check_arguments(cls: type, how: dict, weights: dict, largest: int | None):
         require(name in known, f"got {name}, which {cls.__name__} does not take")
         kind, many = known[name].annotation, isinstance(v, (list, tuple))
         _typed(name, v, int | list | None if kind is Parameter.empty else kind)
-        for n in v if many else [v]:
+        for n in [] if kind in (bool, str) else v if many else [v]:
             _typed(name, n, int if many else int | float | None)
             small = n is None or abs(n) <= most
             require(small, f"got {name}={v}, want at most {most}, by the weights")
@@ -904,6 +906,9 @@ def _filled(network: nn.Module, weights: dict) -> nn.Module:
     network.load_state_dict(weights)
     return network
 
+# %% ../nbs/11b_model.ipynb #0kzom22x
+_NETWORKS = "gud_nb.network", "gud_nb.ncsnpp"  # modules whose networks are ours
+
 
 def _network(config, tensors: dict, allow: tuple) -> nn.Module:
     "A network from class, arguments and weights, if the class is ours or allowed."
@@ -911,13 +916,13 @@ def _network(config, tensors: dict, allow: tuple) -> nn.Module:
     whole, how = config["class"], config["config"]
     module, _, name = str(whole).rpartition(".")
     known = {f"{c.__module__}.{c.__qualname__}": c for c in allow}
-    cls, ours = known.get(str(whole)), module == "gud_nb.network"
+    cls, ours = known.get(str(whole)), module in _NETWORKS
     if cls is None and ours:
         cls = getattr(import_module(module), name, None)
     require(
         isinstance(cls, type) and issubclass(cls, nn.Module),
         f"got the network {whole!r} in a saved file, want one of "
-        f"gud_nb.network: pass your own class in allow=({name},) if you trust it",
+        f"{_NETWORKS[0]}: pass your own class in allow=({name},) if you trust it",
     )
     made = build_network(cls, how, tensors) if ours else cls(**how)
     network = made if ours else _filled(made, tensors)
@@ -969,11 +974,12 @@ def _part(name: str, plain, tensors: dict, allow: tuple):
 def _model(config: dict, tensors: dict, allow: tuple) -> DiffusionModel:
     "A model from description and tensors, all of them checked."
     kinds = dict(ScoreModel=ScoreModel, PhaseModel=PhaseModel)
+    kinds |= dict(OfficialModel="gud_nb.ncsnpp")  # a later module, imported if wanted
     form, kind = config.get("format"), config.get("class")
     require(
         form == "gud_nb model" and isinstance(kind, str) and kind in kinds,
         f"this is no gud_nb model of this version: got the format {form!r} and the "
-        f"class {kind!r}, want 'gud_nb model' and ScoreModel or PhaseModel",
+        f"class {kind!r}, want 'gud_nb model' and one of {', '.join(kinds)}",
     )
     _same_keys(config, _KEYS, "the model")
     _typed("about", config["about"], dict)
@@ -987,7 +993,9 @@ def _model(config: dict, tensors: dict, allow: tuple) -> DiffusionModel:
     require(law in ([], [None]), f"got a law for a {kind}, want null")
     with one_line("network"):
         parts["network"] = _network(config["network"], weights, allow)
-    return kinds[kind](**parts, channel=config["channel"])
+    cls = kinds[kind]
+    cls = getattr(import_module(cls), kind) if isinstance(cls, str) else cls
+    return cls(**parts, channel=config["channel"])
 
 # %% ../nbs/11b_model.ipynb #lp6okrs7
 def from_pretrained(
