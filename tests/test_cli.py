@@ -14,13 +14,17 @@ from unittest.mock import patch
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from fastcore.script import anno_parser
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from tqdm.auto import tqdm
 
 from gud_nb.adams import default_sampler
+from gud_nb.basis import Pixel
 from gud_nb.cli import (
+    _class_number,
+    _classes,
     _Lazy,
     _values,
     bases,
@@ -39,6 +43,7 @@ from gud_nb.cli import (
     seeded,
 )
 from gud_nb.data import digits, image_folder
+from gud_nb.guidance import NoisyClassifier, NoisyEncoder, save_noisy_classifier
 from gud_nb.likelihood import dequantise, nats_to_bits
 from gud_nb.model import DiffusionModel, from_pretrained
 from gud_nb.sampler import default_grid
@@ -73,6 +78,9 @@ def runs(tmp_path_factory):
     gud_train(**GUD, **how, out=f"{root}/columns", **FEW)
     gud_train(process="vp", labels=True, out=f"{root}/raw", **FEW)
     gud_train(process="vp", dequantise=True, out=f"{root}/spread", **FEW)
+    mean = torch.zeros(1, 8, 8)
+    guide = NoisyClassifier(NoisyEncoder(1, width=8), Pixel((1, 8, 8)), mean, 0.5)
+    save_noisy_classifier(root / "guide", guide, classes=list("abcdefghij"))
     return root
 
 
@@ -183,7 +191,8 @@ def test_bits_of_an_untrained_model_are_those_of_its_law(spread, process):
 
 
 def test_models_record_what_they_are(runs):
-    models = {p.name: from_pretrained(p / "model") for p in runs.iterdir()}
+    folders = [p for p in runs.iterdir() if p.name != "guide"]
+    models = {p.name: from_pretrained(p / "model") for p in folders}
     ranges = {k: m.family and m.family.ranges for k, m in models.items()}
     assert ranges == dict(
         haar=dict(a=(0.4, 1.6)),
@@ -284,9 +293,14 @@ SAMPLE = {
     "a must be a number ≥ 0": ("haar", dict(softness="-1")),
     "b must be in [0, 1)": ("columns", dict(softness="1")),
     "trained without labels": ("columns", dict(label=3)),
-    "got --label 10, want 0 to 9": ("haar", dict(label=10)),
-    "got --label -1, want 0 to 9": ("haar", dict(label=-1)),
-    "no --label": ("haar", dict(guidance=2.0)),
+    "got --class 10, want 0 to 9": ("haar", dict(label=10)),
+    "got --class -1, want 0 to 9": ("haar", dict(label=-1)),
+    "got --class 'ten', want a number from 0 to 9": ("haar", dict(label="ten")),
+    "no --class": ("haar", dict(guidance=2.0)),
+    "got --guidance nan": ("haar", dict(guidance=math.nan, label=1)),
+    "no file": ("raw", dict(classifier="nowhere", label=1)),
+    "got the format": ("raw", dict(classifier="fashion-mnist", label=1)),
+    "train one for this model": ("haar", dict(classifier="guide", label=1)),
     ".png or .safetensors": ("haar", dict(out="a.txt")),
     "heun, sscs, em, euler": ("haar", dict(sampler="rk4")),
     "quadratic, uniform": ("haar", dict(grid="cubic")),
@@ -300,11 +314,59 @@ SAMPLE = {
 @pytest.mark.parametrize("says", SAMPLE)
 def test_sample_refuses(capsys, runs, tmp_path, says):
     name, wrong = SAMPLE[says]
+    if wrong.get("classifier") == "guide":
+        wrong = wrong | dict(classifier=f"{runs}/guide")
     out = f"{tmp_path}/no.png"
     refused(
         capsys, gud_sample, says, **dict(model=f"{runs}/{name}/model", out=out) | wrong
     )
     assert not list(tmp_path.iterdir())
+
+
+# Classes
+
+
+def test_class_is_an_option_and_label_its_other_name():
+    parse = anno_parser(gud_sample).parse_args
+    for typed in ("--class", "--label"):
+        assert parse([typed, "bag"]).label == "bag"
+    assert parse([]).label is None
+    assert parse(["--class=-1"]).label == "-1"
+
+
+@pytest.mark.parametrize(
+    ("typed", "number"),
+    [("7", 7), (7, 7), ("SNEAKER", 7), ("boot", 9), ("Ankle-Boot", 9), ("shirt", 6)],
+)
+def test_classes_by_name(typed, number):
+    names = "T-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
+    assert _class_number(typed, 10, names.split(",")) == number
+
+
+@pytest.mark.parametrize("typed", ["", "-", "o", "shoe", "1.5", "ankle bag"])
+def test_classes_that_are_none(typed):
+    with pytest.raises(ValueError, match="; bag, ankle boot, sand bag"):
+        _class_number(typed, 3, ["bag", "ankle boot", "sand bag"])
+
+
+def test_names_of_classes(runs, photos, no_pictures, tmp_path):
+    assert _classes(from_pretrained("fashion-mnist"))[1][7] == "sneaker"
+    assert _classes(from_pretrained("cifar-16"))[1][0] == "airplane"
+    assert _classes(from_pretrained(f"{runs}/raw/model")) == (10, list("0123456789"))
+    assert _classes(from_pretrained(f"{runs}/spread/model"))[0] == 0
+    how = FEW | dict(data=str(photos), process="vp", labels=True, batch=8)
+    gud_train(**how, out=f"{tmp_path}/run")
+    assert _classes(from_pretrained(f"{tmp_path}/run/model")) == (2, ["0", "1"])
+
+
+def test_a_classifier_leads(runs, tmp_path):
+    "Of a model without labels; an untrained one leads nowhere."
+    how = dict(n=2, steps=2, device="cpu", out=f"{tmp_path}/x.safetensors")
+    drawn = []
+    for more in ({}, dict(classifier=f"{runs}/guide", label="c", guidance=2.0)):
+        gud_sample(f"{runs}/spread/model", **how, **more)
+        drawn.append(load_file(how["out"])["x"])
+    assert_close(*drawn)
 
 
 def test_models_that_are_none(capsys, tmp_path):
