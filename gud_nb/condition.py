@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['linearised', 'covariance_product', 'Measurement', 'Mask', 'Downsample', 'Blur', 'gaussian_kernel', 'Components',
            'Seen', 'conjugate_residuals', 'explained', 'Method', 'Given', 'MomentMatching', 'LawCovariance', 'PiGDM',
-           'DPS', 'Replacement']
+           'DPS', 'Replacement', 'GivenScore', 'sample_given', 'inpaint', 'superresolve', 'deblur', 'complete']
 
 # %% ../nbs/14_condition.ipynb #cond0003
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,11 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .adams import default_sampler
-from .basis import Basis
+from .basis import Basis, Pixel
 from gud_nb.core import (
     Const,
     act,
     floating,
-    in_words,
     of_kind,
     of_shape,
     real_number,
@@ -385,3 +384,215 @@ class Replacement(Method):
         y = y + explained(g.h, torch.clone, noised - g.h(y), self.steps)
         chi = g.denoiser(y, log_snr)
         return chi + explained(g.h, torch.clone, g.o - g.h(chi), self.steps)
+
+# %% ../nbs/14_condition.ipynb #cond0041
+@dataclass(frozen=True, eq=False)
+class GivenScore:
+    "A score function that is conditioned on a measurement: called as (z, t)."
+
+    diffusion: LinearDiffusion  # the process
+    score: object  # called as (z, t)
+    given: Given  # the measurement, and how the score is conditioned on it
+
+    def __call__(
+        self,
+        z: Tensor,  # (batch, k, *comp) state
+        t: float | Tensor,  # () or (batch,), in (0, 1]
+    ) -> Tensor:  # (batch, k, *comp)
+        "The score given the measurement."
+        kernel = self.diffusion.kernel(t, z)
+        y = kernel.observe(z)
+        rest = z - kernel.phi * y[:, None]
+
+        def denoiser(y, log_snr):
+            z = kernel.phi * y[:, None] + rest
+            return kernel.data(z, self.score(z, t))
+
+        s = self.score(z, t)
+        given = replace(self.given, denoiser=denoiser)
+        more = given(y, kernel.log_snr) - kernel.data(z, s)
+        return s + kernel.pull * more[:, None]
+
+# %% ../nbs/14_condition.ipynb #cond0043
+def _start(model: DiffusionModel, h: Seen, o: Tensor, source: ImageNoise) -> Tensor:
+    "States at t = 1: the law of the model given the measurement, noised."
+    d, law = model.diffusion, getattr(model, "law", None)
+    like = o.new_empty(1).expand(len(o), d.k, *model.basis.shape)
+    noise = source(like)
+    if law is None:
+        return model.prior(noise)
+    chi = law.sample(source.branch(1)(like[:, 0]))
+    size = law.mean_variance
+    spread = (h.variance + 1e-4 * size) ** 0.5  # pixels that hardly vary don't decide
+    e = o - h(chi) - spread * source.branch(2)(o)
+    R = torch.full((1,) * chi.ndim, 1e8 * size, dtype=torch.float64, device=o.device)
+    factor = law.factor(R)
+
+    def covariance(v: Tensor) -> Tensor:
+        return law.gain(v, R, factor) * R.to(v)
+
+    loose = Seen(_Loose(h.measurement, spread**2), h.basis)
+    chi = chi + covariance(explained(loose, covariance, e, 50))
+    kernel = d.kernel(1.0, noise)
+    return act(kernel.T, noise, kernel.phi * chi[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class _Loose(Measurement):
+    "The same measurement with another variance of its noise."
+
+    inner: Measurement
+    variance: float
+
+    def forward(self, x):
+        return self.inner(x)
+
+# %% ../nbs/14_condition.ipynb #cond0044
+@patch
+def project(
+    self: Measurement,
+    x: Tensor,  # (batch, *data)
+    o: Tensor,  # (batch, *seen)
+) -> Tensor:  # (batch, *data)
+    "The images nearest to x of which o would have been measured."
+    h = Seen(self, Pixel(tuple(x.shape[1:])))
+    return x + explained(h, torch.clone, o - self(x), 100)
+
+
+@patch
+def project(self: Mask, x, o):
+    return torch.where(self._known.like(x) > 0, o, x)
+
+# %% ../nbs/14_condition.ipynb #cond0045
+def _checked(model, measurement, o, method) -> tuple[Seen, Tensor]:
+    "The measurement of components and its result, on the model's device, checked."
+    of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
+    of_kind("measurement", measurement, Measurement, "a Measurement, such as Mask(...)")
+    want = "a Method such as MomentMatching(), LawCovariance(model.law) or DPS()"
+    of_kind("method", method, Method, want)
+    ok = floating("o", o).ndim > 0 and len(o) > 0
+    require(ok, f"got o of shape {tuple(o.shape)}, want at least one image")
+    h, o = Seen(measurement, model.basis), o.to(model.device).clone()
+    one = h(o.new_zeros(1, *model.basis.shape))
+    of_shape("what was measured", o, (len(o), *one.shape[1:]))
+    o = measurement.kept(o)
+    bad = int((~o.isfinite()).sum())
+    require(bad == 0, f"got {bad} numbers in o that are not finite: mask them")
+    return h, o
+
+
+def _given_score(d: LinearDiffusion, score, given: Given):
+    "The score conditioned on a measurement: by its denoiser, if it has one."
+    if isinstance(score, Score):
+        return Score(d, replace(given, denoiser=score.denoiser))
+    return GivenScore(d, score, given)
+
+
+def _answer(model, score, given: Given, source, sampler, times, how) -> Tensor:
+    "Images of one batch: the start, the way down, the posterior mean at its end."
+    d, end = model.diffusion, float(times[-1])
+    z = _start(model, given.h, given.o, source)
+    given = replace(given, noise=source.branch(3)(z[:, 0]))
+    score = _given_score(d, score, given)
+    z = sample(sampler, d, score, z, times, generator=source, final=False, **how)
+    chi = d.kernel(end, z).data(z, score(z, end))
+    x, measurement = model.basis.inv(chi), given.h.measurement
+    return x if measurement.variance else measurement.project(x, given.o)
+
+# %% ../nbs/14_condition.ipynb #cond0047
+@torch.inference_mode(False)
+@torch.no_grad()
+def sample_given(
+    model: DiffusionModel,  # any, on a schedule that it was trained for
+    measurement: Measurement,  # of images, such as Mask(known) or Downsample(2)
+    o: Tensor,  # (n, *seen) what was measured: one answer for each
+    method: Method = MomentMatching(),  # how the denoiser is conditioned
+    sampler: Sampler = default_sampler,  # of notebooks 08 to 08d
+    times: Tensor | None = None,  # grid from 1 down; None: `default_grid`, 24 steps
+    *,
+    # of all noise, by image: the same for any batch; None: the global one
+    generator: torch.Generator | ImageNoise | None = None,
+    labels: int | Tensor | None = None,  # one class, or (n,); None: all
+    guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
+    batch: int = 64,  # images at a time
+    callback=None,  # called with (step number, time reached, state) of each batch
+    progress: bool = False,  # show a progress bar
+) -> Tensor:  # (n, *data)
+    "Draw images given a measurement of them."
+    h, o = _checked(model, measurement, o, method)
+    times = default_grid(model.diffusion) if times is None else times
+    how = dict(callback=callback, progress=progress)
+    source, training, found = image_noise(generator), model.training, []
+    labels = model._labels(labels, len(o))
+    model.eval()
+    try:
+        for i in range(0, len(o), whole_number("batch", batch, 1)):
+            part = o[i : i + batch]
+            own = None if labels is None else labels[i : i + batch].to(o.device)
+            score, given = (
+                model.conditional(own, guidance),
+                Given(None, h, part, method),
+            )
+            found.append(
+                _answer(model, score, given, source.after(i), sampler, times, how)
+            )
+    finally:
+        model.train(training)
+    return torch.cat(found)
+
+# %% ../nbs/14_condition.ipynb #cond0049
+def inpaint(
+    model: DiffusionModel,  # any, on a schedule that it was trained for
+    x: Tensor,  # (n, *data); unknown pixels are not used
+    known: Tensor,  # (*data), or less: (H, W) for all channels; bool, True: known
+    method: Method = MomentMatching(),  # how the denoiser is conditioned
+    variance: float = 0.0,  # of the noise in x, ≥ 0; 0: known pixels come back as given
+    **how,  # sampler, times, generator, labels, ...: those of `sample_given`
+) -> Tensor:  # (n, *data)
+    "Draw the unknown pixels of images given the known ones."
+    return sample_given(model, Mask(known, variance), x, method, **how)
+
+
+def superresolve(
+    model: DiffusionModel,  # of larger images
+    small: Tensor,  # (n, C, h, w); the model's sides are whole multiples, the same one
+    method: Method = MomentMatching(),  # how the denoiser is conditioned
+    variance: float = 0.0,  # of the noise in small, ≥ 0; 0: block means agree exactly
+    **how,  # sampler, times, generator, labels, ...: those of `sample_given`
+) -> Tensor:  # (n, C, H, W)
+    "Draw larger images of which the small ones are the means over blocks."
+    of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
+    got, want = tuple(floating("small", small).shape), tuple(model.basis.data_shape)
+    factor = max(1, want[-1] // max(1, got[-1])) if len(got) == 4 else 1
+    fits = len(got) == 4 and want[1:] == tuple(factor * n for n in got[2:])
+    rule = "want (n, C, h, w), the sides of the model's images divided by one number"
+    require(fits, f"got small images of shape {got} for a model of {want}: {rule}")
+    return sample_given(model, Downsample(factor, variance), small, method, **how)
+
+# %% ../nbs/14_condition.ipynb #cond0050
+def deblur(
+    model: DiffusionModel,  # any, on a schedule that it was trained for
+    x: Tensor,  # (n, C, H, W) blurred images
+    kernel: Tensor,  # (r, s), odd sides, such as gaussian_kernel(1.5)
+    method: Method = MomentMatching(),  # how the denoiser is conditioned
+    variance: float = 1e-4,  # of the noise in x, > 0: sharpening amplifies it
+    **how,  # sampler, times, generator, labels, ...: those of `sample_given`
+) -> Tensor:  # (n, C, H, W)
+    "Draw sharp images of which the blurred ones were made."
+    return sample_given(model, Blur(kernel, variance), x, method, **how)
+
+
+def complete(
+    model: DiffusionModel,  # any, on a schedule that it was trained for
+    c: Tensor,  # (n, *comp) components in `basis`; unknown ones are not used
+    known: Tensor,  # (*comp) bool, True: known
+    basis: Basis | None = None,  # in which they are known; None: that of the model
+    method: Method = MomentMatching(),  # how the denoiser is conditioned
+    *,
+    variance: float = 0.0,  # of the noise in c, ≥ 0; 0: known ones agree exactly
+    **how,  # sampler, times, generator, labels, ...: those of `sample_given`
+) -> Tensor:  # (n, *data)
+    "Draw images given some of their components: sub-bands, frequencies, any others."
+    of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
+    basis = model.basis if basis is None else basis
+    return sample_given(model, Components(basis, known, variance), c, method, **how)
