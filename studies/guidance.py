@@ -1,7 +1,7 @@
 """Accuracy and Fréchet distance against the scale of guidance, on Fashion-MNIST.
 
     GUD_DATA=folder python studies/guidance.py train --side 14
-    GUD_DATA=folder python studies/guidance.py measure --side 14 --seed 0
+    GUD_DATA=folder python studies/guidance.py measure --side 14 --seeds 0 1 2
     GUD_DATA=folder python studies/guidance.py train --side 28
     GUD_DATA=folder python studies/guidance.py ship
 
@@ -12,7 +12,7 @@ One network, trained with labels of which a fifth were left out, is guided in tw
 
 At 28×28 the network is the shipped model fashion-mnist, at 14×14 (2×2 pixels averaged)
 one of STEPS steps, seed 0; `train` makes it and the noisy classifier. `measure` draws n
-samples, classes in turn, at each scale with one sampling seed, raw, in bfloat16, with
+samples, classes in turn, at each scale with each sampling seed, raw, in bfloat16, with
 the default sampler, and adds rows to studies/results.csv. Judge is the classifier that
 ships for this size: another network, of another seed, for clean images. Distances are
 those of all samples from all training images, and the mean over the classes of those
@@ -48,8 +48,9 @@ from rows import record
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 SCALES = 0.0, 0.5, 1.0, 2.0, 4.0
 EVALUATIONS = 25  # of the default sampler
-STEPS, BATCH = 3000, 128  # of the network at 14×14
+STEPS, BATCH = 1000, 128  # of the network at 14×14
 GUIDE = dict(steps=2500, batch=128, seed=1)  # of the noisy classifiers
+GUIDE_14 = GUIDE | dict(steps=1000)
 
 
 def images(side: int, train: bool = True) -> Images:
@@ -86,9 +87,10 @@ def train(side: int, out: Path):
     begin, model = time.process_time(), trained(side, out)
     print(f"network: {time.process_time() - begin:.0f} s of the processor", flush=True)
     data, begin = images(side), time.process_time()
+    how = GUIDE if side == 28 else GUIDE_14
     with torch.autocast("cpu", torch.bfloat16):
-        guide = train_noisy_classifier(model, data.x, data.labels, **GUIDE)
-    facts = dict(data=data.name, **GUIDE, seconds=round(time.process_time() - begin))
+        guide = train_noisy_classifier(model, data.x, data.labels, **how)
+    facts = dict(data=data.name, **how, seconds=round(time.process_time() - begin))
     save_noisy_classifier(out / f"guide-{side}", guide, **facts)
     test, g = images(side, False), torch.Generator().manual_seed(0)
     levels = (6.0, 2.0, 0.0, -2.0, -4.0)
@@ -97,18 +99,18 @@ def train(side: int, out: Path):
 
 
 @torch.no_grad()
-def measure(side: int, seed: int, n: int, out: Path):
-    "Samples at every scale of both guidances: three rows each."
+def measure(side: int, seeds: list[int], n: int, out: Path):
+    "Samples at every scale of both guidances: three rows for each seed."
     model, name = trained(side, out), f"fashion_mnist{'' if side == 28 else '_14'}"
     guide = load_noisy_classifier(out / f"guide-{side}")
     judge = load_classifier(WEIGHTS / (name.replace("_", "-") + "-classifier"))
     features, data = feature_extractor(name), images(side)
     real, labels = features(data.x), torch.arange(n) % 10
     ways = {"classifier-free": model, "classifier": with_classifier(model, guide)}
-    for scale in SCALES:
-        for case, guided in ways.items():
-            if scale == 0 and case == "classifier":
-                continue  # the same samples
+    todo = [(s, g, case) for s in seeds for g in SCALES for case in ways]
+    for seed, scale, case in todo:
+        if scale > 0 or case == "classifier-free":  # the same samples at scale 0
+            guided = ways[case]
             g, begin = torch.Generator().manual_seed(seed), time.process_time()
             with torch.autocast("cpu", torch.bfloat16):
                 how = dict(labels=labels, guidance=scale)
@@ -164,7 +166,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     p.add_argument("what", choices=["train", "measure", "ship"])
     p.add_argument("--side", type=int, choices=[14, 28], default=28, help="pixels")
-    p.add_argument("--seed", type=int, default=0, help="of sampling")
+    p.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of sampling"
+    )
     p.add_argument("--n", type=int, default=2000, help="samples of each scale")
     out = Path("runs") / "guidance"
     p.add_argument("--out", type=Path, default=out, help="of what is trained")
@@ -173,7 +177,7 @@ def main():
     if a.what == "train":
         train(a.side, a.out)
     elif a.what == "measure":
-        measure(a.side, a.seed, a.n, a.out)
+        measure(a.side, a.seeds, a.n, a.out)
     else:
         ship(a.out)
 

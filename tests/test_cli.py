@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,18 +32,20 @@ from gud_nb.cli import (
     bits_bound,
     build_gud,
     build_model,
+    gud_complete,
     gud_demo,
     gud_evaluate,
     gud_sample,
     gud_train,
     likelihood_objective,
     losses,
+    methods,
     plain_errors,
     priors,
     samplers,
     seeded,
 )
-from gud_nb.data import digits, image_folder
+from gud_nb.data import denormalise, digits, image_folder
 from gud_nb.guidance import NoisyClassifier, NoisyEncoder, save_noisy_classifier
 from gud_nb.likelihood import dequantise, nats_to_bits
 from gud_nb.model import DiffusionModel, from_pretrained
@@ -369,6 +372,139 @@ def test_a_classifier_leads(runs, tmp_path):
     assert_close(*drawn)
 
 
+# Completing
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    "Pictures of a digit, and of none."
+    root, u = tmp_path_factory.mktemp("pictures"), denormalise(digits().x[7])[0].numpy()
+    grey = Image.fromarray(u)
+    grey.save(root / "grey.png")
+    grey.convert("RGB").save(root / "colour.png")
+    grey.resize((4, 4), Image.Resampling.BOX).save(root / "small.png")
+    grey.resize((5, 5)).save(root / "odd.png")
+    grey.resize((20, 16)).save(root / "large.png")
+    half = Image.new("L", (8, 8))
+    half.paste(255, (4, 0, 8, 8))
+    half.save(root / "half.png")
+    for name, value in dict(black=0, white=255).items():
+        Image.new("L", (8, 8), value).save(root / f"{name}.png")
+    clear = grey.convert("RGBA")
+    clear.putalpha(half.point(lambda v: 255 - v))
+    clear.save(root / "clear.png")
+    (root / "text.png").write_text("no picture", encoding="utf-8")
+    return root
+
+
+def completed(runs, pictures, tmp_path, **typed):
+    "What `gud_complete` draws, as numbers."
+    out = tmp_path / "x.safetensors"
+    for name in ("image", "mask"):
+        if name in typed:
+            typed[name] = f"{pictures}/{typed[name]}.png"
+    few = dict(samples=2, steps=3, device="cpu", model=f"{runs}/raw/model")
+    gud_complete(**few | dict(out=str(out)) | typed)
+    return load_file(out)["x"]
+
+
+@pytest.mark.parametrize("image", ["grey", "colour", "clear"])
+def test_filling_in_keeps_what_is_known(runs, pictures, tmp_path, image):
+    mask = {} if image == "clear" else dict(mask="half")
+    x = completed(runs, pictures, tmp_path, image=image, **mask)
+    left = digits().x[7][:, :, :4].expand(2, -1, -1, -1)
+    assert x.shape == (2, 1, 8, 8)
+    assert_close(x[..., :4], left, atol=0.01, rtol=0)  # of 256 levels
+    assert (x[0] - x[1])[..., 4:].abs().max() > 0.01
+
+
+def test_enlarging_keeps_the_means(runs, pictures, tmp_path):
+    x = completed(runs, pictures, tmp_path, image="small", task="superres")
+    want = torch.nn.functional.avg_pool2d(digits().x[7][None], 2).expand(2, -1, -1, -1)
+    assert_close(torch.nn.functional.avg_pool2d(x, 2), want, atol=0.01, rtol=0)
+
+
+def test_sharpening_by_every_method(runs, pictures, tmp_path):
+    drawn = []
+    for method in methods:
+        how = dict(image="grey", task="deblur", blur=0.7, method=method)
+        drawn.append(completed(runs, pictures, tmp_path, **how))
+        assert drawn[-1].isfinite().all()
+    for a, b in combinations(drawn, 2):
+        assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("model", ["haar", "columns", "phase"])
+def test_completing_with_any_model(runs, pictures, tmp_path, model):
+    how = dict(image="large", mask="half", resize=True, model=f"{runs}/{model}/model")
+    assert completed(runs, pictures, tmp_path, **how).isfinite().all()
+
+
+def test_completing_a_class(runs, pictures, tmp_path):
+    how = dict(image="grey", mask="half", label="3", guidance=2.0)
+    by_label = completed(runs, pictures, tmp_path, **how)
+    how |= dict(classifier=f"{runs}/guide", label="d")
+    assert by_label.isfinite().all()
+    assert completed(runs, pictures, tmp_path, **how).isfinite().all()
+
+
+def test_colours_for_a_model_of_colours(pictures, tmp_path):
+    how = dict(image="large", mask="large", resize=True, model="cifar-16", steps=1)
+    x = completed("", pictures, tmp_path, **how)
+    assert x.shape == (2, 3, 16, 16)
+
+
+def test_before_and_after(runs, pictures, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    how = dict(mask=f"{pictures}/half.png", model=f"{runs}/raw/model", steps=2)
+    gud_complete(f"{pictures}/grey.png", out=str(out), samples=3, device="cpu", **how)
+    with Image.open(out) as picture:
+        assert picture.width > picture.height
+    assert "3 completions by moments" in capsys.readouterr().out
+
+
+COMPLETE = {
+    "want a picture: add --image": {},
+    "there is no such file": dict(image="nothing"),
+    "file": dict(image="text"),
+    "inpaint wants --mask": dict(image="grey"),
+    "nothing is to be filled in": dict(image="grey", mask="black"),
+    "nothing is kept": dict(image="grey", mask="white"),
+    "--mask": dict(image="grey", mask="nothing"),
+    "got a mask of 4×4 pixels for an image of 8×8": dict(image="grey", mask="small"),
+    "got an image of 5×5 pixels for a model of 8×8": dict(image="odd", mask="half"),
+    "inpaint, superres, deblur": dict(image="grey", task="paint"),
+    "want one of 4×4, 2×2": dict(image="odd", task="superres"),
+    "leave it out": dict(image="small", task="superres", resize=True),
+    "got --blur 0": dict(image="grey", task="deblur", blur=0.0),
+    "got --blur 5": dict(image="grey", task="deblur", blur=5.0),
+    "want a number > 0": dict(image="grey", task="deblur", noise=0.0),
+    "want a number ≥ 0": dict(image="grey", mask="half", noise=-1.0),
+    "moments, law, pigdm": dict(image="grey", mask="half", method="magic"),
+    "got --samples 0": dict(image="grey", mask="half", samples=0),
+    "got --class 10": dict(image="grey", mask="half", label=10),
+    "no --class": dict(image="grey", mask="half", guidance=3.0),
+    ".png or .safetensors": dict(image="grey", mask="half", out="x.txt"),
+}
+
+
+@pytest.mark.parametrize("says", COMPLETE)
+def test_complete_refuses(capsys, runs, pictures, tmp_path, says):
+    wrong = dict(COMPLETE[says])
+    for name in ("image", "mask"):
+        if name in wrong:
+            wrong[name] = f"{pictures}/{wrong[name]}.png"
+    how = dict(model=f"{runs}/raw/model", out=f"{tmp_path}/no.png")
+    refused(capsys, gud_complete, says, **how | wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_all_phases_has_no_law(capsys, pictures, tmp_path):
+    how = dict(model="fashion-mnist-phases", out=f"{tmp_path}/no.png", resize=True)
+    how |= dict(image=f"{pictures}/grey.png", mask=f"{pictures}/half.png")
+    refused(capsys, gud_complete, "take moments", method="law", **how)
+
+
 def test_models_that_are_none(capsys, tmp_path):
     refused(capsys, gud_sample, "holds no model", model=str(tmp_path))
     refused(capsys, gud_sample, "no model", model="psdl-fashion-mnist")
@@ -419,7 +555,12 @@ PLACES = [
     ("no such user", "~nobody-of-this-name/x"),
     ("null character", "a\0b"),
 ]
-ENDINGS = {gud_train: "", gud_sample: ".png", gud_evaluate: ".json"}
+ENDINGS = {
+    gud_train: "",
+    gud_sample: ".png",
+    gud_complete: ".png",
+    gud_evaluate: ".json",
+}
 
 
 @pytest.fixture
@@ -457,7 +598,7 @@ def test_out_can_be_written(capsys, tmp_path, nothing_read, command, code):
 def test_out_may_not_be_a_folder(capsys, tmp_path, nothing_read):
     for command, ending in list(ENDINGS.items())[1:]:
         folder = tmp_path / f"x{ending}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         refused(capsys, command, "it is a folder", out=str(folder))
 
 
@@ -739,7 +880,7 @@ def test_short_memory(capsys, error):
 
 
 def test_versions(capsys):
-    for command in (gud_train, gud_sample, gud_evaluate, gud_demo):
+    for command in (gud_train, gud_sample, gud_complete, gud_evaluate, gud_demo):
         command(version=True)
         assert capsys.readouterr().out.startswith(f"{command.__name__} of gud_nb 0.")
 
