@@ -6,6 +6,7 @@
 __all__ = ['Frozen', 'frozen_components', 'inpaint_frozen', 'extend']
 
 # %% ../nbs/14c_frozen.ipynb #140002
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ from gud_nb.sampler import (
     image_noise,
     sample,
 )
-from .schedule import Schedule
+from .schedule import Family, Schedule
 
 # %% ../nbs/14c_frozen.ipynb #140006
 @dataclass(frozen=True, eq=False)
@@ -159,15 +160,39 @@ def _start(
     moved = (z - mirrored) / 2 + kernel.phi * mean[:, None]
     return torch.where(known, seen, moved)
 
+# %% ../nbs/14c_frozen.ipynb #frz00002
+def _has_frozen(family: Family | None) -> bool:
+    "Whether members near the upper ends of a family's ranges freeze components."
+    if family is None:
+        return False
+    most = {k: low + 0.99 * (high - low) for k, (low, high) in family.ranges.items()}
+    return bool(frozen_components(family(**most)).any())
+
+
+def _warn_untrained(model: DiffusionModel):
+    "Warn where a network was not trained on schedules with frozen components."
+    learns = next(model.network.parameters(), None) is not None
+    if learns and not _has_frozen(model.family):
+        warnings.warn(
+            "this model was not trained on schedules that freeze components, unless its "
+            "one schedule is this very one: expect worthless images, and use "
+            "gud_nb.condition.inpaint instead, which takes any model",
+            stacklevel=4,
+        )
+
 # %% ../nbs/14c_frozen.ipynb #brkzlcox
 def _known(model: DiffusionModel, known: Tensor | None) -> Tensor:
     "What the model's schedule freezes, compared with what is said to be known."
     frozen = frozen_components(model.diffusion.schedule)
-    todo = "choose its schedule by what is known, as in model.at(known=...) or Frozen"
+    todo = (
+        "use gud_nb.condition.inpaint, which takes any model and any mask, or a model "
+        "trained on such schedules, as in model.at(known=...)"
+    )
     require(
         bool(frozen.any()),
         f"the model's schedule freezes no component, and nothing is known: {todo}",
     )
+    _warn_untrained(model)
     if known is None:
         return frozen
     of_kind("known", known, Tensor, "a tensor (*comp) of bools")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from gud_nb.sampler import (
     uniform,
 )
 from gud_nb.schedule import (
+    Family,
     LinearBeta,
     LinearGamma,
     PerImage,
@@ -173,7 +175,7 @@ CASES = {
 
 
 def affine(model, sampler, times, **how):
-    "`inpaint_frozen` as a map to the unknown from data, noise of the known, the prior's."
+    "`inpaint_frozen` as a map to the unknown: from data, noise known, the prior's."
     comp, k = model.basis.shape, model.diffusion.k
     d, known = math.prod(comp), frozen_components(model.diffusion.schedule).flatten()
     unit = torch.eye(d + 2 * k * d).double()
@@ -254,6 +256,47 @@ def test_aimed_start_by_hand(recipe):
     assert_close(keep.start, torch.where(FIRST, seen, moved))
     inpaint_frozen(model, x, None, keep, uniform(1), noise=noise, aimed=False)
     assert_close(keep.start, up)
+
+
+# a schedule that the network was not trained for
+
+
+class Weighted(Zero):
+    "A network with a weight, which training could have changed."
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+
+def line(high: float) -> LinearGamma:
+    "A schedule for all components."
+    return LinearGamma(-9.0, high)
+
+
+OF_LINES = Family(line, dict(high=(2.0, 4.0)))
+BY_COLUMN = Family(continued, dict(known=(0.0, 12.0)), dict(order=ROW12))
+
+
+def warns(network, family):
+    "What is said when a model with five frozen components is run."
+    model = model_of(COV, CASES["VP, continued"][1], network=network)
+    model.family = family
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        inpaint_frozen(model, randn(2, 12), times=uniform(1))
+    return [str(w.message) for w in caught]
+
+
+@pytest.mark.parametrize("family", [None, OF_LINES])
+def test_a_network_of_other_schedules_warns(family):
+    (said,) = warns(Weighted(), family)
+    assert "use gud_nb.condition.inpaint instead" in said
+
+
+def test_no_warning_without_weights_or_with_such_a_family():
+    assert not warns(Zero(), None)
+    assert not warns(Weighted(), BY_COLUMN)
 
 
 # inpaint_frozen, its arguments
@@ -372,7 +415,7 @@ def test_inpaint_with_a_model_of_all_phases():
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        (dict(known=SCATTERED), "and 4 differ: choose its schedule"),
+        (dict(known=SCATTERED), "and 4 differ: use gud_nb.condition.inpaint"),
         (dict(known=SCATTERED[:3]), "one bool for each"),
         (dict(known=FIRST.double()), "one bool for each"),
         (dict(noise=torch.zeros(2, 2, 1, 12)), r"want \(2, 3, 1, 12\)"),
