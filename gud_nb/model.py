@@ -51,7 +51,7 @@ from gud_nb.denoiser import (
     noise_variance,
 )
 from .diffusion import LinearDiffusion
-from .loss import noise_factor, score_from_eps
+from .loss import noise_factor, score_from_eps, whole_score
 from .sampler import ImageNoise, Sampler, default_grid, image_noise
 from .sampler import sample as _sample
 from .schedule import Family, Schedule
@@ -547,8 +547,9 @@ class PhaseModel(DiffusionModel):
         t: float | Tensor,  # () or (batch,), in (0, 1]
         labels: int | Tensor | None = None,  # one class, or (batch,); None: all
     ) -> Tensor:  # (batch, k, *comp)
-        "The score $-L^{-⊤}ε$."
-        return score_from_eps(self.diffusion, self.eps(z, t, labels), t)
+        "The score $-L^{-⊤}ε$; phases whose noise is not trained follow from the others."
+        score = score_from_eps(self.diffusion, self.eps(z, t, labels), t)
+        return whole_score(self.diffusion, score, z, t)
 
 # %% ../nbs/11b_model.ipynb #z83hvi2t
 @patch
