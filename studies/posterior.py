@@ -22,13 +22,14 @@ from gud_nb.condition import (
     Given,
     LawCovariance,
     Mask,
+    Method,
     MomentMatching,
     PiGDM,
     Replacement,
     Seen,
 )
 from gud_nb.core import act
-from gud_nb.denoiser import Mixture, Score, fit_gaussian, gaussian
+from gud_nb.denoiser import Mixture, Score, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.recipe import psld, third_order, vp
 from gud_nb.sampler import (
@@ -196,8 +197,8 @@ def mixture_study(n=2000):
     given = images + 0.3 * torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(4, 1, 1, 1)
     for basis_name, basis in bases.items():
         law = Mixture(basis(images), WIDTH**2, WEIGHTS)
-        many = law.sample(torch.randn(4000, *shape).double())
-        h, methods = Seen(Mask(LEFT), basis), methods_for(fit_gaussian(many))
+        h = Seen(Mask(LEFT), basis)
+        methods = methods_for(fitted(law)) | {"exact denoiser": Exact()}
         for name, recipe in RECIPES.items():
             d = process(recipe, LinearGamma(-9.0, 12.0))
             for method_name, method in methods.items():
@@ -211,6 +212,28 @@ def mixture_study(n=2000):
                         record(row, measure, value)
 
 
+def fitted(law):
+    "The Gaussian law with the mean and the covariance of a mixture."
+    means = law.means.flatten(1)
+    mean = WEIGHTS @ means
+    off = means - mean
+    C = off.T @ (WEIGHTS[:, None] * off) + WIDTH**2 * torch.eye(4).double()
+    return gaussian(mean.reshape(law.shape), C)
+
+
+class Exact(Method):
+    "The exact posterior mean of the mixture: what the other methods aim at."
+
+    def __call__(self, g, y, log_snr):
+        x, known = g.h.basis.inv(y).flatten(1), LEFT.flatten()
+        weights, means = posterior_of(g.o)
+        right = Mixture(means, WIDTH**2, weights)(x[:, ~known], log_snr.flatten())
+        x = x.clone()
+        x[:, ~known] = right
+        x[:, known] = g.o.flatten()[known]
+        return g.h.basis(x.reshape(-1, *g.h.basis.data_shape))
+
+
 def mixture_case(d, law, h, method, given, seed, n):
     "Errors of one method, averaged over the given images."
     g, totals = torch.Generator().manual_seed(seed), {}
@@ -220,7 +243,7 @@ def mixture_case(d, law, h, method, given, seed, n):
         source = ImageNoise(1000 * seed + i)
         like = torch.zeros(n, d.k, *law.shape).double()
         noise = source(like)
-        mean = fit_mean(law).expand(n, *law.shape)
+        mean = fitted(law).mean.expand(n, *law.shape)
         kernel = d.kernel(1.0, like)
         z = act(kernel.T, noise, kernel.phi * mean[:, None])
         fresh = source.branch(3)(like[:, 0])
@@ -231,11 +254,6 @@ def mixture_case(d, law, h, method, given, seed, n):
         for measure, value in errors.items():
             totals[measure] = totals.get(measure, 0.0) + value / len(given)
     return totals
-
-
-def fit_mean(law):
-    "The mean of a mixture."
-    return (WEIGHTS @ law.means.flatten(1)).reshape(1, *law.shape)
 
 
 if __name__ == "__main__":
