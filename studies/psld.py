@@ -18,7 +18,7 @@ The other words measure a trained case, and add rows to studies/results.csv.
 
     ablation   n raw samples with each of three samplers
     speed      n raw samples with other samplers on 10 to 250 evaluations;
-               --part few, many, uniform or adaptive
+               --part few, more, many, uniform or adaptive
     errors     of the noise on 2000 test images by log-SNR: of each phase, along the
                direction that tells of the data, and across it
     gradients  after 200 steps: the variance of a batch's gradient over its square
@@ -189,7 +189,7 @@ def speed(a: argparse.Namespace, model: DiffusionModel, data: Images):
         old["SSCS"] = SSCS()
     new = {"SDE second order": sde_dpm_solver(2), "UniPC 2": unipc(2)}
     runs = []
-    for n in {"few": (10, 25, 50, 100), "many": (250,)}.get(a.part, ()):
+    for n in {"few": (10, 25, 50), "more": (100,), "many": (250,)}.get(a.part, ()):
         runs += [(k, "quadratic", n, v, quadratic(n - 1)) for k, v in old.items()]
         runs += [(k, "edm", n, v, edm(d, n - 1)) for k, v in new.items()]
     done = ("Euler-Maruyama", 100), ("SDE second order", 25)  # by `ablation`
