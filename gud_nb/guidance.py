@@ -229,13 +229,16 @@ def train_noisy_classifier(
     width: int = 16,  # of the network
     seed: int = 0,  # of initial weights, order and noise
     levels: Callable | None = None,  # draws -> log-SNRs; None: see above
+    mixed: bool = False,  # the network in bfloat16
 ) -> NoisyClassifier:  # in evaluation mode, on the device of `x`
-    "Train a classifier of noisy observations; in mixed precision under autocast."
+    "Train a classifier of noisy observations: AdamW, one cycle of the rate."
     from tqdm.auto import tqdm
 
     g = torch.Generator(x.device).manual_seed(seed)
     found = _untrained(model, x, classes, width, seed).to(x.device).train()
     levels = _log_snrs(model, found.variance) if levels is None else levels
+    # without a cache, which would keep the weights of the first step
+    half = dict(dtype=torch.bfloat16, enabled=mixed, cache_enabled=False)
     opt = torch.optim.AdamW(found.parameters(), lr, weight_decay=0.02)
     rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
     for _ in tqdm(range(steps), desc="noisy classifier", disable=None):
@@ -244,7 +247,9 @@ def train_noisy_classifier(
         level, draws = levels(Draws(batch, g)), Draws(batch, g)
         R = noise_variance(level, chi)
         y = chi + R.sqrt().to(chi) * draws.normal(*chi.shape[1:]).to(chi)
-        loss = F.cross_entropy(found(y, level).float(), labels[i].long())
+        with torch.autocast(x.device.type, **half):
+            logits = found(y, level)
+        loss = F.cross_entropy(logits.float(), labels[i].long())
         opt.zero_grad()
         loss.backward()
         opt.step()
@@ -326,7 +331,7 @@ class _ByClassifier:
 class GuidedScoreModel(_ByClassifier, ScoreModel):
     "A denoiser with a classifier: see `with_classifier`."
 
-# %% ../nbs/14b_guidance.ipynb #e52iu4iz
+
 class GuidedPhaseModel(_ByClassifier, PhaseModel):
     "A network of all phases with a classifier: see `with_classifier`."
 

@@ -49,7 +49,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 SCALES = 0.0, 0.5, 1.0, 2.0, 4.0
 EVALUATIONS = 25  # of the default sampler
 STEPS, BATCH = 1000, 128  # of the network at 14×14
-GUIDE = dict(steps=2500, batch=128, seed=1)  # of the noisy classifiers
+GUIDE = dict(steps=1500, batch=128, seed=1)  # of the noisy classifiers
 GUIDE_14 = GUIDE | dict(steps=1000)
 
 
@@ -88,8 +88,7 @@ def train(side: int, out: Path):
     print(f"network: {time.process_time() - begin:.0f} s of the processor", flush=True)
     data, begin = images(side), time.process_time()
     how = GUIDE if side == 28 else GUIDE_14
-    with torch.autocast("cpu", torch.bfloat16):
-        guide = train_noisy_classifier(model, data.x, data.labels, **how)
+    guide = train_noisy_classifier(model, data.x, data.labels, mixed=True, **how)
     facts = dict(data=data.name, **how, seconds=round(time.process_time() - begin))
     save_noisy_classifier(out / f"guide-{side}", guide, **facts)
     test, g = images(side, False), torch.Generator().manual_seed(0)

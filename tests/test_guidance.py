@@ -216,6 +216,17 @@ def test_training_repeats(model, classifier):
     assert not torch.allclose(one(y, 1.0), other(y, 1.0))
 
 
+def test_training_under_autocast_uses_the_weights_of_every_step(model):
+    "A cache of the weights in half precision, kept by a context outside, would not."
+    data = digits()
+    how = dict(steps=30, batch=32, width=8, mixed=True)
+    alone = train_noisy_classifier(model, data.x, data.labels, **how)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = train_noisy_classifier(model, data.x, data.labels, **how)
+    y = data.x[:4]
+    assert_close(inside(y, 1.0), alone(y, 1.0), rtol=0, atol=0.02)
+
+
 def test_a_schedule_per_component_and_another_basis():
     data, basis = digits(), BASES["haar"]
     d = PROCESSES["psld per component"]
