@@ -19,6 +19,8 @@ The other words measure a trained case, and add rows to studies/results.csv.
     ablation   n raw samples with each of three samplers
     speed      n raw samples with other samplers on 10 to 250 evaluations;
                --part few, more, many, uniform or adaptive
+    swap       the network of vp under psld-0.01-reduced, or the other way round: samples
+               by the default sampler
     errors     of the noise on 2000 test images by log-SNR: of each phase, along the
                direction that tells of the data, and across it
     gradients  after 200 steps: the variance of a batch's gradient over its square
@@ -221,6 +223,16 @@ def flow(model: DiffusionModel, n: int, seed: int, tolerance: float):
     return torch.cat(parts), spent / n
 
 
+def swap(a: argparse.Namespace, model: DiffusionModel, data: Images):
+    "Samples of a network under the process that another one was trained for."
+    pair = {"vp": "psld-0.01-reduced", "psld-0.01-reduced": "vp"}
+    other = build(pair[a.case], a.seed, data)
+    other.network = model.network
+    row = row_of(a, "default", "default", 25)
+    row["case"] = f"{a.case} under {pair[a.case]}"
+    Ruler(data)(row, draw(other, a.n, a.seed, None))
+
+
 @torch.no_grad()
 def errors(a: argparse.Namespace, model: DiffusionModel, data: Images):
     "Mean squared errors of the noise by log-SNR."
@@ -301,7 +313,12 @@ def cost(a: argparse.Namespace, model: DiffusionModel, data: Images):
 
 
 MEASURES = dict(
-    ablation=ablation, speed=speed, errors=errors, gradients=gradients, cost=cost
+    ablation=ablation,
+    speed=speed,
+    swap=swap,
+    errors=errors,
+    gradients=gradients,
+    cost=cost,
 )
 
 
