@@ -19,8 +19,8 @@ The other words measure a trained case, and add rows to studies/results.csv.
     ablation   n raw samples with each of three samplers
     speed      n raw samples with other samplers on 10 to 250 evaluations;
                --part few, more, many, uniform or adaptive
-    swap       the network of vp under psld-0.01-reduced, or the other way round: samples
-               by the default sampler
+    swap       the network of vp under psld-0.01-reduced, or the other way round:
+               samples by the default sampler
     errors     of the noise on 2000 test images by log-SNR: of each phase, along the
                direction that tells of the data, and across it
     gradients  after 200 steps: the variance of a batch's gradient over its square
