@@ -71,6 +71,7 @@ from gud_nb.evaluate import (
     markdown_table,
     measure,
 )
+from .fid import inception, sampled_fid
 from .guidance import load_noisy_classifier, with_classifier
 from .integrators import DEIS, DPMSolver, ancestral
 
@@ -1411,8 +1412,10 @@ def gud_evaluate(
     model: str = "fashion-mnist",  # a folder, a shipped model, or user/model
     data: str = "fashion_mnist",  # its own: digits, fashion_mnist; cifar10 for bits
     *,
-    fd: bool = False,  # Frechet and energy distance (measured without --bits anyway)
+    fd: bool = False,  # Frechet and energy distance (measured if nothing else is)
     bits: bool = False,  # the variational bound in bits per dimension
+    fid: bool = False,  # FID, by Inception; papers draw --n 50000
+    inception: str | None = None,  # of --fid: file of weights (default: downloaded)
     softness: str | None = None,  # of a model for a range (default: its middle)
     basis: str | None = None,  # that you expect; an error if the model has another
     n: int = 1000,  # number of samples, for the distances
@@ -1432,20 +1435,53 @@ def gud_evaluate(
     "Distances of samples from data beside rows that calibrate them; bits of images."
     if not is_main():
         return
-    numbers, fd = _numbers(out, n, images), fd or not bits
+    numbers, fd = _numbers(out, n, images), fd or not (bits or fid)
     how, where = _sampler(quality, sampler, grid, steps), choose_device(device)
     seeded(seed)
+    features = _inception(fid, inception, where)
     loaded = _opened(model, where, basis, softness)
     _comparable(model, loaded, data, fd, bits)
-    sets = _sets(model, loaded, data, path, fd)
+    sets = _sets(model, loaded, data, path, fd or fid)
     found = dict(model=model, data=data, seed=seed, softness=softness)
     lines = []
     if fd:
         found |= _distances(loaded, found, sets, how, n, lines)
     if bits:
         found["bits"] = _bits(loaded, sets["test"].x[:images], data, seed, lines)
+    if fid:
+        found["fid"] = _fid(loaded, sets["train"].x, features, how, n, seed, lines)
     save_text(numbers, json.dumps(found | dict(about=loaded.about), indent=1))
     print("\n".join([*lines, f"Numbers: {numbers}"]))
+
+# %% ../nbs/15_cli.ipynb #15fid002
+def _inception(fid: bool, weights: str | None, where: torch.device) -> Callable | None:
+    "The features of FID, if it is wanted."
+    require(fid or weights is None, "--inception names the weights of FID: add --fid")
+    if not fid:
+        return None
+    file = None if weights is None else _file("inception", weights)
+    return inception(file, where)
+
+
+def _fid(
+    model: DiffusionModel, x: Tensor, features, how: tuple, n: int, seed: int, lines
+) -> dict:
+    "FID of n samples from training images; a sentence is added to the lines."
+    from tqdm.auto import tqdm
+
+    sampler, times = how
+    ticks = times(model.diffusion)
+    with tqdm(total=n, desc="FID", unit="sample", disable=not _watched()) as bar:
+
+        def report(done: int):
+            bar.update(done - bar.n)
+
+        settings = dict(sampler=sampler, times=ticks, report=report)
+        settings["generator"] = seeded(seed, model.device)
+        d = sampled_fid(model, x.to(model.device), features, n, **settings)
+    spent = evaluations(sampler, len(ticks) - 1)
+    lines.append(f"FID {d}, {spent} evaluations\n")
+    return dict(value=d.value, n_a=d.n_a, n_b=d.n_b, dim=d.dim, evaluations=spent)
 
 # %% ../nbs/15_cli.ipynb #1mo4qym5
 def _numbers(out: str, n: int, images: int) -> Path:

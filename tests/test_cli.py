@@ -46,6 +46,7 @@ from gud_nb.cli import (
     seeded,
 )
 from gud_nb.data import denormalise, digits, image_folder
+from gud_nb.evaluate import frechet_distance
 from gud_nb.guidance import NoisyClassifier, NoisyEncoder, save_noisy_classifier
 from gud_nb.likelihood import dequantise, nats_to_bits
 from gud_nb.model import DiffusionModel, from_pretrained
@@ -519,7 +520,24 @@ EVALUATE = {
     "ends in .json": ("haar", dict(out="e.txt")),
     "fashion_mnist": ("haar", dict(data="mnist")),
     "train with gud_train --dequantise": ("raw", dict(bits=True)),
+    "add --fid": ("raw", dict(inception="weights.pth")),
+    "got --inception nowhere.pth": ("raw", dict(fid=True, inception="nowhere.pth")),
 }
+
+
+def test_fid(runs, tmp_path):
+    "By features of another kind: its own samples, and training images."
+    few = dict(n=6, steps=2, device="cpu", fid=True, out=f"{tmp_path}/e.json")
+    model = from_pretrained(f"{runs}/raw/model")
+    with patch("gud_nb.cli.inception", lambda *_: lambda x: x.flatten(1)[:, 20:24]):
+        gud_evaluate(f"{runs}/raw/model", "digits", **few)
+    found = json.loads(Path(few["out"]).read_text(encoding="utf-8"))
+    times = default_grid(model.diffusion, 2)
+    x = model.sample(6, times=times, generator=seeded(0))
+    want = [v.flatten(1)[:, 20:24] for v in (x, digits().x)]
+    assert found["fid"]["n_a"] == 6
+    assert_close(found["fid"]["value"], frechet_distance(*want).value)
+    assert "rows" not in found
 
 
 @pytest.mark.parametrize("says", EVALUATE)
