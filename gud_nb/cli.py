@@ -1274,7 +1274,7 @@ def gud_complete(
     blur: float = 1.5,  # of deblur: width of the Gaussian, in pixels
     noise: float | None = None,  # std, of a range of 2 (default: 0; of deblur: 0.01)
     resize: bool = False,  # image and mask to the model's size, cropped to its shape
-    label: _A_CLASS = None,
+    label: _A_CLASS = None,  # class by number or name, of a model with labels
     guidance: float = 1.0,  # 0: ignore the class, 1: as trained, more: exaggerate
     classifier: str | None = None,  # leads there instead: a folder, fashion-mnist-guide
     softness: str | None = None,  # of a model for a range (default: its middle)
@@ -1433,24 +1433,31 @@ def gud_evaluate(
     version: bool = False,  # print the version
 ):
     "Distances of samples from data beside rows that calibrate them; bits of images."
-    if not is_main():
-        return
-    numbers, fd = _numbers(out, n, images), fd or not (bits or fid)
-    how, where = _sampler(quality, sampler, grid, steps), choose_device(device)
+    if is_main():
+        _gud_evaluate(**locals())
+
+# %% ../nbs/15_cli.ipynb #15eval01
+def _gud_evaluate(**typed):
+    "All that `gud_evaluate` does."
+    name, data, n, seed = (typed[k] for k in "model data n seed".split())
+    bits, fid, softness = (typed[k] for k in "bits fid softness".split())
+    numbers = _numbers(typed["out"], n, typed["images"])
+    fd, where = typed["fd"] or not (bits or fid), choose_device(typed["device"])
+    how = _sampler(*(typed[k] for k in "quality sampler grid steps".split()))
     seeded(seed)
-    features = _inception(fid, inception, where)
-    loaded = _opened(model, where, basis, softness)
-    _comparable(model, loaded, data, fd, bits)
-    sets = _sets(model, loaded, data, path, fd or fid)
-    found = dict(model=model, data=data, seed=seed, softness=softness)
-    lines = []
+    features = _inception(fid, typed["inception"], where)
+    model = _opened(name, where, typed["basis"], softness)
+    _comparable(name, model, data, fd, bits)
+    sets = _sets(name, model, data, typed["path"], fd or fid)
+    found, lines = dict(model=name, data=data, seed=seed, softness=softness), []
     if fd:
-        found |= _distances(loaded, found, sets, how, n, lines)
+        found |= _distances(model, found, sets, how, n, lines)
     if bits:
-        found["bits"] = _bits(loaded, sets["test"].x[:images], data, seed, lines)
+        x = sets["test"].x[: typed["images"]]
+        found["bits"] = _bits(model, x, data, seed, lines)
     if fid:
-        found["fid"] = _fid(loaded, sets["train"].x, features, how, n, seed, lines)
-    save_text(numbers, json.dumps(found | dict(about=loaded.about), indent=1))
+        found["fid"] = _fid(model, sets["train"].x, features, how, n, seed, lines)
+    save_text(numbers, json.dumps(found | dict(about=model.about), indent=1))
     print("\n".join([*lines, f"Numbers: {numbers}"]))
 
 # %% ../nbs/15_cli.ipynb #15fid002

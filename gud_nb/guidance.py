@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .basis import Basis, component_moments
@@ -30,7 +29,6 @@ from gud_nb.core import (
     require,
     save_folder,
     shown,
-    whole_number,
 )
 
 # %% ../nbs/14b_guidance.ipynb #14b0003
@@ -40,10 +38,8 @@ from gud_nb.model import (
     DiffusionModel,
     PhaseModel,
     ScoreModel,
-    _config,
     _integers,
     _part,
-    _weights,
     build_network,
 )
 from .network import Conditioning, ResidualBlock, zeroed
@@ -327,7 +323,7 @@ class _ByClassifier:
             "model without it, and save_noisy_classifier"
         )
 
-
+# %% ../nbs/14b_guidance.ipynb #14b0050
 class GuidedScoreModel(_ByClassifier, ScoreModel):
     "A denoiser with a classifier: see `with_classifier`."
 
@@ -401,5 +397,5 @@ def load_noisy_classifier(
         network = build_network(NoisyEncoder, *how)
         parts = [_part(n, about[n], tensors, ()) for n in ("basis", "mean")]
         found = NoisyClassifier(network, *parts, about["variance"])
-    found.about = about["about"]
+        found.about = dict(about["about"])
     return found.float().eval().requires_grad_(False)
