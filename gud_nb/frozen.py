@@ -174,8 +174,8 @@ def _warn_untrained(model: DiffusionModel):
     learns = next(model.network.parameters(), None) is not None
     if learns and not _has_frozen(model.family):
         warnings.warn(
-            "this model was not trained on schedules that freeze components, unless its "
-            "one schedule is this very one: expect worthless images, and use "
+            "this model was not trained on schedules that freeze components, unless "
+            "its one schedule is this very one: expect worthless images, and use "
             "gud_nb.condition.inpaint instead, which takes any model",
             stacklevel=4,
         )
