@@ -246,12 +246,14 @@ def fitting(
     "The presets whose network has weights of these names and sizes."
     shapes = {k: tuple(v.shape) for k, v in weights.items()}
 
-    def of(preset: Preset) -> dict:
+    def fits(network: dict) -> bool:
         with torch.device("meta"):
-            state = NCSNpp(**preset.network).state_dict()
-        return {k: tuple(v.shape) for k, v in state.items()}
+            state = NCSNpp(**network).state_dict()
+        return {k: tuple(v.shape) for k, v in state.items()} == shapes
 
-    return [name for name, preset in presets.items() if of(preset) == shapes]
+    known = {json.dumps(p.network): p.network for p in presets.values()}
+    fit = {key for key, network in known.items() if fits(network)}
+    return [name for name, p in presets.items() if json.dumps(p.network) in fit]
 
 # %% ../nbs/16b_convert.ipynb #ms6hx6sm
 def convert(

@@ -686,7 +686,7 @@ def _mode(mode: str | None, model: OfficialModel) -> str:
     how = getattr(bare_network(model), "config", {})
     if mode is None:
         n = how.get("out_ch", k * colours) // colours
-        mode = next((m for m, phases in known.items() if phases == n), None)
+        mode = next((m for m, phases in known.items() if phases == n), [*known][0])
     require(mode in known, f"got mode={mode!r}, want {' or '.join(map(repr, known))}")
     want = dict(in_ch=k * colours, out_ch=known[mode] * colours)
     want |= dict(image_size=model.basis.data_shape[-1])
