@@ -8,10 +8,10 @@ The step is that of the paper: times uniform in [1e-5, 1], the mean square error
 noise, gradient clipped to norm 1, Adam, and the average of the weights. The batch is
 gone through in parts whose gradients are summed, so that memory is that of one part:
 the step is exact, and its seconds grow with the batch. Printed are the peak of the
-process' memory (of the card's, on a GPU), seconds, and, from the operations of one image
+process' memory (of the card's, on a GPU), seconds, and from the operations of an image
 (counted by torch.utils.flop_counter: convolutions and matrix products; a backward pass
 counts twice a forward one), the GPU-hours of all epochs and of 50 000 samples, for a
-card that sustains --tflops. That is an assumption: an A100 (156 TFLOP/s in TF32 at most)
+card that sustains --tflops. That is an assumption: an A100 (156 TFLOP/s at most)
 sustains a third on networks like these.
 """
 
