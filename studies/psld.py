@@ -23,6 +23,7 @@ The other words measure a trained case, and add rows to studies/results.csv.
                samples by the default sampler
     errors     of the noise on 2000 test images by log-SNR: of each phase, along the
                direction that tells of the data, and across it
+    response   of the predicted noise to states at t = 1/2 that are scaled up
     gradients  after 200 steps: the variance of a batch's gradient over its square
     cost       of a step of training and of an evaluation, by phases
 
@@ -263,6 +264,19 @@ def errors(a: argparse.Namespace, model: DiffusionModel, data: Images):
         record(row, "error of the noise, across", each.sum().item() - told)
 
 
+@torch.no_grad()
+def response(a: argparse.Namespace, model: DiffusionModel, data: Images):
+    "Size of the predicted noise where states are larger than the process makes them."
+    d, score, t = model.diffusion, model.conditional(), 0.5
+    g = torch.Generator().manual_seed(a.seed)
+    noise = torch.randn(250, d.k, *data.shape, generator=g)
+    z = d.perturb(model.basis(data.x[:250]), t, noise).z
+    for scale in (1, 1.25, 1.5, 2, 4, 8):
+        eps = eps_from_score(d, score(scale * z, t), t)
+        row = row_of(a, "", "", "") | dict(n=250, at=scale)
+        record(row, "rms of the predicted noise", eps.square().mean().sqrt().item())
+
+
 def gradients(a: argparse.Namespace, model: DiffusionModel, data: Images):
     "The noise of gradients of the loss after 200 steps."
     steps, parts = 200, 32
@@ -317,6 +331,7 @@ MEASURES = dict(
     speed=speed,
     swap=swap,
     errors=errors,
+    response=response,
     gradients=gradients,
     cost=cost,
 )

@@ -427,8 +427,9 @@ def test_the_shipped_files_are_sealed():
         warnings.simplefilter("error")
         folders = sorted((ROOT / "gud_nb" / "weights").iterdir())
         formats = [load_folder(folder)[1]["format"] for folder in folders]
-    assert formats.count("gud_nb classifier") == 2
-    assert formats.count("gud_nb model") == len(shipped()) == len(folders) - 2
+    assert formats.count("gud_nb classifier") == 3
+    assert formats.count("gud_nb noisy classifier") == 1
+    assert formats.count("gud_nb model") == len(shipped()) == len(folders) - 4
     for folder in folders:
         assert (folder / "README.md").is_file()
 
