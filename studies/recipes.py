@@ -6,22 +6,27 @@
 `recipes` samples the shipped model fashion-mnist, which was trained without a recipe,
 under VP, CLD, PSLD and third-order Langevin: the same network, sampler, grid in the
 noise level and number of evaluations (25), classes in turn. `streams` samples
-psld-fashion-mnist by SSCS and by Euler-Maruyama (50 evaluations, quadratic times) with
-six seeds of the noise each. Rows of raw samples go to studies/results.csv.
+psld-fashion-mnist by SSCS (50 evaluations, quadratic times) with six seeds of the
+noise, 500 images each, and asks how much of a distance is the mix of classes: it is
+measured again for draws from these images with as many of each class. Rows of raw
+samples go to studies/results.csv.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from gud_nb.data import fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
-from gud_nb.evaluate import feature_extractor, frechet_distance
+from gud_nb.evaluate import feature_extractor, frechet_distance, load_classifier
 from gud_nb.model import from_pretrained
 from gud_nb.recipe import cld, psld, third_order, vp
-from gud_nb.sampler import SSCS, EulerMaruyama, quadratic
+from gud_nb.sampler import SSCS, quadratic
 from gud_nb.schedule import LinearBeta
 from rows import record
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 
 
 class Ruler:
@@ -66,14 +71,24 @@ def recipes(n: int, seeds: list):
 
 
 def streams(n: int, seeds: list):
-    "Two samplers on several streams of noise."
+    "A sampler on several streams of noise, and the mix of classes that each has."
     model, ruler = from_pretrained("psld-fashion-mnist"), Ruler()
+    judge = load_classifier(WEIGHTS / "fashion-mnist-classifier")
     for seed in seeds:
-        for name, method in (("SSCS", SSCS()), ("Euler-Maruyama", EulerMaruyama())):
-            x = draw(model, n, seed, sampler=method, times=quadratic(49))
-            row = dict(study="streams", case="psld-fashion-mnist", sampler=name)
-            row |= dict(grid="quadratic", evaluations=50, sampling_seed=seed, n=n)
-            ruler(row, x)
+        x = draw(model, n, seed, sampler=SSCS(), times=quadratic(49))
+        row = dict(study="streams", case="psld-fashion-mnist", sampler="SSCS")
+        row |= dict(grid="quadratic", evaluations=50, sampling_seed=seed, n=n)
+        ruler(row, x)
+        found = judge(x).argmax(1)
+        counts = torch.bincount(found, minlength=10)
+        record(row, "images of the rarest class", counts.min().item())
+        record(row, "images of the commonest class", counts.max().item())
+        g, parts = torch.Generator().manual_seed(0), []
+        for k in range(10):
+            own = (found == k).nonzero().flatten()
+            parts.append(own[torch.randint(len(own), (n // 10,), generator=g)])
+        even = frechet_distance(ruler.features(x[torch.cat(parts)]), ruler.real).value
+        record(row, "Fréchet distance, classes in equal parts", even)
 
 
 def main():
@@ -81,14 +96,14 @@ def main():
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     p.add_argument("what", choices=["recipes", "streams"])
-    p.add_argument("--n", type=int, default=2000, help="samples of a set")
+    p.add_argument("--n", type=int, help="samples of a set; 2000, of streams 500")
     p.add_argument("--seeds", type=int, nargs="+", help="of the noise")
     a = p.parse_args()
     torch.set_num_threads(1)
     if a.what == "recipes":
-        recipes(a.n, a.seeds or [0, 1, 2])
+        recipes(a.n or 2000, a.seeds or [0, 1, 2])
     else:
-        streams(a.n, a.seeds or list(range(6)))
+        streams(a.n or 500, a.seeds or list(range(6)))
 
 
 if __name__ == "__main__":
