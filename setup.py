@@ -19,6 +19,7 @@ status = {
 }
 licences = {"apache2": "Apache-2.0"}
 data = cfg.get("data_requirements", "").split()
+fid = cfg.get("fid_requirements", "").split()
 dev = cfg.get("dev_requirements", "").split()
 weights = [f"weights/**/*.{kind}" for kind in ("safetensors", "json", "md")]
 
@@ -45,7 +46,7 @@ setup(
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
     package_data={cfg["lib_name"]: weights},
     install_requires=cfg["requirements"].split(),
-    extras_require={"data": data, "dev": sorted({*dev, *data})},
+    extras_require={"data": data, "fid": fid, "dev": sorted({*dev, *data})},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

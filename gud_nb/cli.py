@@ -60,6 +60,8 @@ from gud_nb.condition import (
     gaussian_kernel,
     sample_given,
 )
+
+# %% ../nbs/15_cli.ipynb #6n0f9ezdb
 from .core import require, show_images, shown, write_atomic
 from .data import _NAMED, Images, denormalise, load, normalise, read_image
 from .denoiser import Spectral

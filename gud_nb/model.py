@@ -547,7 +547,7 @@ class PhaseModel(DiffusionModel):
         t: float | Tensor,  # () or (batch,), in (0, 1]
         labels: int | Tensor | None = None,  # one class, or (batch,); None: all
     ) -> Tensor:  # (batch, k, *comp)
-        "The score $-L^{-⊤}ε$; phases whose noise is not trained follow from the others."
+        "The score $-L^{-⊤}ε$; phases that are not trained follow from the others."
         score = score_from_eps(self.diffusion, self.eps(z, t, labels), t)
         return whole_score(self.diffusion, score, z, t)
 
