@@ -417,6 +417,8 @@ def test_the_functions_for_users():
     x, how = randn(2, *SHAPE), dict(times=uniform(4), generator=ImageNoise(0))
     small = Downsample(2)(x)
     assert_close(Downsample(2)(superresolve(model, small, **how)), small)
+    rough = superresolve(model, small, DPS(0.3), **how)
+    assert_close(Downsample(2)(rough), small)  # it agrees by the projection
     kernel = gaussian_kernel(0.5)
     sharp = deblur(model, Blur(kernel)(x), kernel, variance=1e-6, **how)
     assert_close(Blur(kernel)(sharp), Blur(kernel)(x), rtol=0, atol=0.1)
