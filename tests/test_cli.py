@@ -1,6 +1,8 @@
 """The commands as a user types them: refusals, any terminal, home folders, seeds."""
 
+import configparser
 import errno
+import importlib
 import io
 import json
 import math
@@ -21,6 +23,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from tqdm.auto import tqdm
 
+from gud_nb.__main__ import commands
 from gud_nb.adams import default_sampler
 from gud_nb.basis import Pixel
 from gud_nb.cli import (
@@ -1066,6 +1069,17 @@ def test_home_folder_of_training(run, tmp_path):
     code, _, err = run("gud_train", *few, HOME=str(tmp_path))
     assert code == 0, err
     assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_every_command_of_the_package_exists():
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(Path(__file__).parents[1] / "settings.ini", encoding="utf-8")
+    scripts = config["DEFAULT"]["console_scripts"].split()
+    assert len(scripts) == len(commands)
+    for script in scripts:
+        name, place = script.split("=")
+        module, function = place.split(":")
+        assert getattr(importlib.import_module(module), function) is commands[name]
 
 
 def test_list_of_commands(run, tmp_path):
