@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .basis import Basis
-from .core import act, as_time, require, state_layout
+from .core import as_time, require
 from .diffusion import LinearDiffusion
-from .loss import noise_factor
 from .model import PhaseModel, bare_network
 
 # %% ../nbs/16_ncsnpp.ipynb #omxufm3c
@@ -703,24 +702,11 @@ def eps(
     t: float | Tensor,  # () or (batch,), in (0, 1]
     labels: None = None,  # published models have no classes
 ) -> Tensor:  # (batch, k, *comp)
-    "The expected noise of training: what the network says, and what follows from it."
+    "The network's prediction; 0 for the phase that `score_m` leaves out."
     k, mixed = self.diffusion.k, torch.is_autocast_enabled(z.device.type)
     self._checked(z[:, 0])
     n = MODES[k][self.mode]
     with torch.autocast(z.device.type, enabled=False):
         level = as_time(t).to(z.device).reshape(-1, 1)
         eps = self._run(z, level, labels, mixed, out=n)
-        return eps if n == k else self._with_position(z, t, eps)
-
-
-@patch
-def _with_position(self: OfficialModel, z: Tensor, t, momentum: Tensor) -> Tensor:
-    "The noise of both phases from that of the momentum, by way of the posterior mean."
-    d, kernel = self.diffusion, self.diffusion.kernel(t, z)
-    white, w = act(kernel.inverse, z), kernel.w
-    if d.aux_cov is not None:
-        L = state_layout(noise_factor(d, t, z)).to(z)
-        K = L.transpose(1, 2), kernel.inverse.transpose(1, 2)
-        white, w = (act(K[0], act(K[1], v)) for v in (white, w))
-    chi = (white[:, 1:] - momentum) / w[:, 1:]
-    return torch.cat([white[:, :1] - w[:, :1] * chi, momentum], 1)
+    return torch.cat([torch.zeros_like(z[:, n:]), eps], 1)
