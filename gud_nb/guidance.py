@@ -350,12 +350,16 @@ def with_classifier(
         f"got a classifier of components {got} in {type(own).__name__} for a model of "
         f"{want} in {type(model.basis).__name__}: train one for this model",
     )
+    kinds = {ScoreModel: GuidedScoreModel, PhaseModel: GuidedPhaseModel}
+    kind = kinds.get(type(model))
+    require(
+        kind is not None,
+        f"got a {type(model).__name__}, want a ScoreModel or PhaseModel itself: for "
+        "others make a score of guided_score",
+    )
     how = dict(groups=model.groups, channel=model.channel, family=model.family)
-    parts = model.network, model.diffusion, model.basis
-    if isinstance(model, ScoreModel):
-        guided = GuidedScoreModel(*parts, model.law, **how)
-    else:
-        guided = GuidedPhaseModel(*parts, **how)
+    law = (model.law,) if kind is GuidedScoreModel else ()
+    guided = kind(model.network, model.diffusion, model.basis, *law, **how)
     guided.classifier, guided.about = classifier, model.about
     return guided.train(model.training)
 
