@@ -2,9 +2,9 @@
 
     GUD_DATA=folder python studies/train_classifiers.py digits fashion_mnist
 
-They are written to gud_nb/weights; fashion_mnist_14 is for images of 14 by 14 pixels, each
-the average of 2 by 2. Seed 0, one thread is enough: digits about 5 CPU-seconds,
-Fashion-MNIST about 200, 100 at 14 by 14. The same seed, thread count and PyTorch version
+They are written to gud_nb/weights; fashion_mnist_14 is for images of 14x14 pixels, each
+the average of 2x2. Seed 0, one thread is enough: digits about 5 CPU-seconds,
+Fashion-MNIST about 200, 100 at 14x14. The same seed, thread count and PyTorch version
 give the same weights.
 """
 
