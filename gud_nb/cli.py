@@ -29,7 +29,8 @@ from pathlib import Path
 
 import torch
 from fastcore.basics import patch
-from fastcore.script import Param, call_parse, is_cli
+from fastcore import script
+from fastcore.script import call_parse, is_cli
 from torch import Tensor
 
 # %% ../nbs/15_cli.ipynb #6n0f9ezd
@@ -1030,7 +1031,9 @@ def _sampler(quality: str, sampler: str | None, grid: str, steps: int | None):
     return found, lambda diffusion: make(diffusion, n)
 
 # %% ../nbs/15_cli.ipynb #15class5
-_A_CLASS = Param("class by number or name (default: each in turn)", str, action=_Class)
+_ABOUT = "class by number or name (default: each in turn)"
+_PARAM = getattr(script, "Param", None)  # gone from fastcore 2
+_A_CLASS = _PARAM(_ABOUT, str, action=_Class) if _PARAM else str
 
 # %% ../nbs/15_cli.ipynb #150031
 @command
