@@ -6,7 +6,7 @@
 __all__ = ['require', 'one_line', 'floating', 'in_words', 'of_kind', 'a_function', 'is_whole', 'whole_number', 'real_number',
            'of_shape', 'act', 'state_layout', 'after_batch', 'as_time', 'exact', 'alone', 'Const', 'describe',
            'fits_type', 'rebuild', 'shown', 'write_atomic', 'save_tensors', 'load_tensors', 'save_folder',
-           'load_folder', 'image_grid', 'show_images']
+           'load_folder', 'image_grid', 'show_images', 'show_rows']
 
 # %% ../nbs/00_core.ipynb #000002
 import errno
@@ -688,3 +688,32 @@ def show_images(
     if title:
         ax.set_title(title, fontsize=10)
     return ax
+
+# %% ../nbs/00_core.ipynb #rows2
+def show_rows(
+    rows: dict,  # name -> (n, C, H, W) in [-1, 1], of one shape
+    title: str = "",  # above all
+    zoom: int = 3,  # pixels of the screen for one of an image
+    margin: int = 112,  # of the names, in pixels of the screen
+) -> object:  # a matplotlib figure
+    "Rows of images beside their names."
+    import matplotlib.pyplot as plt
+
+    require(len(rows) > 0, "got no rows, want at least one")
+    strips = {
+        name: image_grid(x, len(x), max(1, x.shape[-1] // 14))
+        for name, x in rows.items()
+    }
+    h, w = (zoom * n for n in next(iter(strips.values())).shape[:2])
+    gap, top = 5, 24
+    width, height = margin + w, top + len(rows) * (h + gap)
+    fig = plt.figure(figsize=(width / 80, height / 80), dpi=80)
+    for i, (name, strip) in enumerate(strips.items()):
+        low = height - top - (i + 1) * h - i * gap
+        ax = fig.add_axes((margin / width, low / height, w / width, h / height))
+        ax.imshow(strip, interpolation="nearest", aspect="auto")
+        ax.set_axis_off()
+        where = dict(transform=ax.transAxes, ha="right", va="center")
+        ax.text(-6 / w, 0.5, name, fontsize=8, **where)
+    fig.text(0.5, 1 - top / 2 / height, title, ha="center", va="center", fontsize=10)
+    return fig

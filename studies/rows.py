@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 
 
 def append(
@@ -41,3 +42,28 @@ def record(
     row = row | dict(measure=measure, value=f"{value:.6g}")
     row |= dict(commit=os.environ.get("GUD_COMMIT", commit), command=command)
     append(RESULTS, row, COLUMNS)
+
+
+def recorded(
+    **where,  # values of columns, e.g. study="recipes", case="vp"
+) -> list[dict]:  # in the order in which they were written
+    "Rows of studies/results.csv, their values as numbers."
+    found = csv.DictReader(RESULTS.read_text(encoding="utf-8").splitlines())
+    where = {k: str(v) for k, v in where.items()}
+    return [
+        row | dict(value=float(row["value"]))
+        for row in found
+        if all(row[k] == v for k, v in where.items())
+    ]
+
+
+def spread(
+    values: list[float],  # one for each seed
+    figures: int = 3,  # of the mean
+) -> str:  # empty where there are none
+    "Mean ± standard deviation over seeds."
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.{figures}g} (one seed)"
+    return f"{mean(values):.{figures}g} ± {stdev(values):.2g}"
