@@ -11,11 +11,14 @@ the step is exact, and its seconds grow with the batch. Printed are the peak of 
 process' memory (of the card's, on a GPU), seconds, and from the operations of an image
 (counted by torch.utils.flop_counter: convolutions and matrix products; a backward pass
 counts twice a forward one), the GPU-hours of all epochs and of 50 000 samples, for a
-card that sustains --tflops. That is an assumption: an A100 (156 TFLOP/s at most)
-sustains a third on networks like these.
+card that sustains --tflops. Its default is an assumption, a third of the 156 TFLOP/s
+that an A100 has at most in TF32: measure yours.
 """
 
-import argparse, copy, resource, time
+import argparse
+import copy
+import resource
+import time
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -70,7 +73,7 @@ def step(model, average, optimizer, x, part: int, clip: float, ema: float) -> fl
     optimizer.step()
     with torch.no_grad():
         torch._foreach_lerp_(
-            [p for p in average.parameters()],
+            list(average.parameters()),
             [p for p in model.network.parameters()],
             1 - ema,
         )

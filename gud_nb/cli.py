@@ -26,10 +26,11 @@ from dataclasses import dataclass, replace
 from functools import partial, wraps
 from itertools import tee
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from fastcore.basics import patch
 from fastcore import script
+from fastcore.basics import patch
 from fastcore.script import call_parse, is_cli
 from torch import Tensor
 
@@ -798,7 +799,7 @@ def gud_train(
     lr: float | None = None,  # highest learning rate (default: 0.001)
     flips: bool = False,  # mirror images left to right, at random
     size: str | None = None,  # sides to resize and crop to, as 32 or 28x30
-    skip_broken: bool = False,  # leave out files that can't be read
+    lenient: bool = False,  # leave out files that can't be read (skip_broken)
     streaming: bool = False,  # read a table from end to end, without a copy on disk
     workers: int = 0,  # processes that read images which don't fit into memory
     path: str | None = None,  # folder with parquet files (default: GUD_DATA, or hub)
@@ -812,7 +813,7 @@ def gud_train(
 def _gud_train(**typed):
     "All that `gud_train` does."
     about, plan = _checked(typed)
-    how = {k: typed[k] for k in ("skip_broken", "streaming")}
+    how = dict(skip_broken=typed["lenient"], streaming=typed["streaming"])
     how |= dict(path=typed["path"], size=_size(typed["size"]))
     images = load(typed["data"], train=True, **how)
     _train(*_start(images, about, typed), about, plan, typed)
@@ -948,7 +949,8 @@ class _Class(argparse.Action):
     "The option --class, for which --label is another name."
 
     def __init__(self, option_strings, dest, **how):
-        super().__init__(["--class", "--label"], dest, metavar="CLASS", **how)
+        how |= dict(metavar="CLASS")  # fastcore 2 gives one of its own
+        super().__init__(["--class", "--label"], dest, **how)
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, values)
@@ -1031,9 +1033,11 @@ def _sampler(quality: str, sampler: str | None, grid: str, steps: int | None):
     return found, lambda diffusion: make(diffusion, n)
 
 # %% ../nbs/15_cli.ipynb #15class5
-_ABOUT = "class by number or name (default: each in turn)"
-_PARAM = getattr(script, "Param", None)  # gone from fastcore 2
-_A_CLASS = _PARAM(_ABOUT, str, action=_Class) if _PARAM else str
+def _a_class(about: str):
+    "The annotation of the option --class, as either fastcore reads it."
+    if hasattr(script, "Param"):  # fastcore 1
+        return script.Param(about, str, action=_Class)
+    return Annotated[str, about, dict(action=_Class)]
 
 # %% ../nbs/15_cli.ipynb #150031
 @command
@@ -1049,8 +1053,8 @@ def gud_sample(
     sampler: str | None = None,
     grid: str = "auto",  # auto, edm, quadratic, uniform, logsnr or fastest
     softness: str | None = None,  # of a model for a range (default: its middle)
-    # class by number or name, of a model with labels (default: each in turn)
-    label: _A_CLASS = None,
+    # class by number or name, of a model with labels
+    label: _a_class("class by number or name (default: each in turn)") = None,
     guidance: float = 1.0,  # 0: ignore the class, 1: as trained, more: exaggerate
     classifier: str | None = None,  # leads there instead: a folder, fashion-mnist-guide
     basis: str | None = None,  # that you expect; an error if the model has another
@@ -1279,7 +1283,8 @@ def gud_complete(
     blur: float = 1.5,  # of deblur: width of the Gaussian, in pixels
     noise: float | None = None,  # std, of a range of 2 (default: 0; of deblur: 0.01)
     resize: bool = False,  # image and mask to the model's size, cropped to its shape
-    label: _A_CLASS = None,  # class by number or name, of a model with labels
+    # class of the picture
+    label: _a_class("class by number or name, of a model with labels") = None,
     guidance: float = 1.0,  # 0: ignore the class, 1: as trained, more: exaggerate
     classifier: str | None = None,  # leads there instead: a folder, fashion-mnist-guide
     softness: str | None = None,  # of a model for a range (default: its middle)

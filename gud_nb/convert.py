@@ -23,6 +23,7 @@ from .core import one_line, require, shown
 from .diffusion import LinearDiffusion, hsm
 from .model import build_network
 from .ncsnpp import NCSNpp, OfficialModel
+from .network import count_parameters
 from .recipe import psld, vp
 from .schedule import LinearBeta
 
@@ -80,7 +81,7 @@ _LARGE = dict(image_size=32, ch_mult=[2, 2, 2], num_res_blocks=8, dropout=0.15) 
 
 
 def _preset(network: dict, Gamma: float, **facts) -> Preset:
-    "A configuration of the paper with ν = 4 + Γ; where Γ is 0, the network says less."
+    "One of the paper's: ν = 4 + Γ; at Γ = 0 the momentum's noise alone is predicted."
     network = network | (dict(in_ch=6, out_ch=6) if Gamma else dict(in_ch=6, out_ch=3))
     training = TRAINING | facts.pop("training")
     return Preset(network, Gamma, 4 + Gamma, training=training, about=facts)
@@ -222,12 +223,9 @@ def choose_weights(
         "with ema_score_fn.all_modules., score_fn.all_modules. or all_modules.",
     )
     chosen = which if which in there else there[0]
-    if chosen != which and which == "ema":
-        warnings.warn(
-            f"there is no moving average in this file: took the {chosen} weights, "
-            "whose samples are worse",
-            stacklevel=2,
-        )
+    if chosen not in (which, "bare"):
+        what = dict(ema="moving average", online="set of weights as trained")[which]
+        warnings.warn(f"there is no {what} in this file: took {chosen}", stacklevel=2)
     return sets[chosen], chosen
 
 
@@ -313,6 +311,6 @@ def gud_convert(
     chosen = preset if config is None else read_preset(config)
     model = convert(checkpoint, chosen, weights, start)
     model.save_pretrained(folder)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    millions = count_parameters(model.network) / 1e6
     facts = f"{millions:.1f} million weights ({model.about['weights']}), {model.mode}"
     print(f"{shown(folder)}: {model.about['preset'] or 'a model'}, {facts}")

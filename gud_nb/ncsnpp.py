@@ -59,6 +59,20 @@ def double(
     h = F.pad(h, (0, 1, 0, 1))[:, 0, start : start + 2 * H, start : start + 2 * W]
     return h.unflatten(0, x.shape[:2])
 
+# %% ../nbs/16_ncsnpp.ipynb #ymiwb8uj
+def _resampled(x: Tensor, up: bool, taps) -> Tensor:
+    "Doubled or halved: filtered, or by copies and means."
+    if taps:
+        return double(x, taps) if up else halve(x, taps)
+    if up:
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+
+
+def _taps(how: dict):
+    "The filter of a network's resampling, if it has one."
+    return how["fir_kernel"] if how["fir"] else None
+
 # %% ../nbs/16_ncsnpp.ipynb #gozyawq4
 ACTIVATIONS = dict(swish=nn.SiLU, relu=nn.ReLU, elu=nn.ELU)
 ACTIVATIONS["lrelu"] = partial(nn.LeakyReLU, 0.2)
@@ -206,14 +220,30 @@ class Resample(nn.Module):
             return self.Conv2d_0(x)
         if self.conv and not self.up:
             return self.Conv_0(F.pad(x, (0, 1, 0, 1)))
-        if self.taps:
-            x = double(x, self.taps) if self.up else halve(x, self.taps)
-        else:
-            x = F.interpolate(x, scale_factor=2) if self.up else F.avg_pool2d(x, 2)
+        x = _resampled(x, self.up, self.taps)
         return self.Conv_0(x) if self.conv else x
 
 # %% ../nbs/16_ncsnpp.ipynb #37anzmf3
-class BigGANBlock(nn.Module):
+class _Residual(nn.Module):
+    "What both residual blocks share: all layers but the short cut."
+
+    def __init__(self, i: int, o: int, how: dict):
+        super().__init__()
+        self.rescale, self.act = how["skip_rescale"], ACTIVATIONS[how["nonlinearity"]]()
+        self.GroupNorm_0, self.Conv_0 = _norm(i), _conv(i, o)
+        self.Dense_0, self.GroupNorm_1 = _linear(4 * how["nf"], o), _norm(o)
+        self.Dropout_0 = nn.Dropout(how["dropout"])
+        self.Conv_1 = _conv(o, o, scale=how["init_scale"])
+
+    def _rest(self, h: Tensor, time: Tensor | None) -> Tensor:
+        "Convolution, time, norm, activation, dropout, convolution."
+        h = self.Conv_0(h)
+        if time is not None:
+            h = h + self.Dense_0(self.act(time))[:, :, None, None]
+        return self.Conv_1(self.Dropout_0(self.act(self.GroupNorm_1(h))))
+
+# %% ../nbs/16_ncsnpp.ipynb #resbase2
+class BigGANBlock(_Residual):
     "Norm, activation, resampling, convolution, twice; a 1×1 convolution around it."
 
     def __init__(
@@ -223,15 +253,8 @@ class BigGANBlock(nn.Module):
         how: dict,  # the arguments of the network
         up: bool | None = None,  # double the sides, or halve them; None: keep them
     ):
-        super().__init__()
-        self.up, self.rescale = up, how["skip_rescale"]
-        self.taps = how["fir_kernel"] if how["fir"] else None
-        self.act = ACTIVATIONS[how["nonlinearity"]]()
-        self.GroupNorm_0, self.Conv_0 = _norm(i), _conv(i, o)
-        self.Dense_0 = _linear(4 * how["nf"], o)
-        self.GroupNorm_1 = _norm(o)
-        self.Dropout_0 = nn.Dropout(how["dropout"])
-        self.Conv_1 = _conv(o, o, scale=how["init_scale"])
+        super().__init__(i, o, how)
+        self.up, self.taps = up, _taps(how)
         if i != o or up is not None:
             self.Conv_2 = _conv(i, o, 1)
 
@@ -244,28 +267,11 @@ class BigGANBlock(nn.Module):
         h = self.act(self.GroupNorm_0(x))
         if self.up is not None:
             h, x = (_resampled(v, self.up, self.taps) for v in (h, x))
-        h = _rest_of_block(self, h, time)
+        h = self._rest(h, time)
         return _sum(self.Conv_2(x) if hasattr(self, "Conv_2") else x, h, self.rescale)
 
-# %% ../nbs/16_ncsnpp.ipynb #ymiwb8uj
-def _resampled(x: Tensor, up: bool, taps) -> Tensor:
-    "Doubled or halved: filtered, or by copies and means."
-    if taps:
-        return double(x, taps) if up else halve(x, taps)
-    if up:
-        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
-
-
-def _rest_of_block(block: nn.Module, h: Tensor, time: Tensor | None) -> Tensor:
-    "Convolution, time, norm, activation, dropout, convolution."
-    h = block.Conv_0(h)
-    if time is not None:
-        h = h + block.Dense_0(block.act(time))[:, :, None, None]
-    return block.Conv_1(block.Dropout_0(block.act(block.GroupNorm_1(h))))
-
 # %% ../nbs/16_ncsnpp.ipynb #ex215akl
-class DDPMBlock(nn.Module):
+class DDPMBlock(_Residual):
     "Norm, activation, convolution, twice; a map of each pixel around it."
 
     def __init__(
@@ -274,13 +280,7 @@ class DDPMBlock(nn.Module):
         o: int,  # channels that leave
         how: dict,  # the arguments of the network
     ):
-        super().__init__()
-        self.rescale, self.act = how["skip_rescale"], ACTIVATIONS[how["nonlinearity"]]()
-        self.GroupNorm_0, self.Conv_0 = _norm(i), _conv(i, o)
-        self.Dense_0 = _linear(4 * how["nf"], o)
-        self.GroupNorm_1 = _norm(o)
-        self.Dropout_0 = nn.Dropout(how["dropout"])
-        self.Conv_1 = _conv(o, o, scale=how["init_scale"])
+        super().__init__(i, o, how)
         if i != o:
             self.NIN_0 = PixelLinear(i, o)
 
@@ -290,7 +290,7 @@ class DDPMBlock(nn.Module):
         time: Tensor | None,  # (batch, 4 nf) the embedded time; None: without
     ) -> Tensor:  # (batch, out, H, W)
         "The short cut plus what the convolutions add to it."
-        h = _rest_of_block(self, self.act(self.GroupNorm_0(x)), time)
+        h = self._rest(self.act(self.GroupNorm_0(x)), time)
         return _sum(self.NIN_0(x) if hasattr(self, "NIN_0") else x, h, self.rescale)
 
 # %% ../nbs/16_ncsnpp.ipynb #szbrxukf
@@ -492,7 +492,7 @@ def _blocks_up(how: dict, level: int, channels: int, left: list) -> tuple[int, l
 # %% ../nbs/16_ncsnpp.ipynb #790gkfm4
 def _resample(how: dict, i: int, o: int, up: bool, conv: bool) -> Resample:
     "A layer that doubles or halves the sides."
-    return Resample(i, o, up, conv, how["fir_kernel"] if how["fir"] else None)
+    return Resample(i, o, up, conv, _taps(how))
 
 
 def _coarser(how: dict, channels: int, given: int) -> tuple[int, int, list]:
@@ -596,14 +596,14 @@ def _way_down(self: NCSNpp, x: Tensor, time, take) -> tuple[Tensor, list]:
             h = next(take)(left[-1], time)
             left.append(next(take)(h) if _attends(how, level) else h)
         if level < levels - 1:
-            h = self._resampled(left[-1], time, take)
+            h = self._at_next_level(left[-1], time, take)
             h, x = self._with_input(h, x, take)
             left.append(h)
     return left[-1], left
 
 
 @patch
-def _resampled(self: NCSNpp, h: Tensor, time, take) -> Tensor:
+def _at_next_level(self: NCSNpp, h: Tensor, time, take) -> Tensor:
     "The state at the next level."
     layer = next(take)
     return layer(h) if isinstance(layer, Resample) else layer(h, time)
@@ -617,7 +617,7 @@ def _with_input(self: NCSNpp, h: Tensor, x: Tensor, take) -> tuple[Tensor, Tenso
         h = _sum(next(take)(x), h, how["skip_rescale"])
         return h, h
     if how["progressive_input"] == "input_skip":
-        x = halve(x, how["fir_kernel"] if how["fir"] else (1, 1))
+        x = _resampled(x, False, _taps(how))
         return next(take)(x, h), x
     return h, x
 
@@ -633,7 +633,7 @@ def _way_up(self: NCSNpp, h: Tensor, left: list, time, take) -> tuple:
             h = next(take)(h)
         h, out = self._collected(h, out, take)
         if level:
-            h = self._resampled(h, time, take)
+            h = self._at_next_level(h, time, take)
     return h, out
 
 
@@ -646,7 +646,7 @@ def _collected(self: NCSNpp, h: Tensor, out: Tensor | None, take) -> tuple:
     if out is None:
         return h, self._ended(h, take)
     if how["progressive"] == "output_skip":
-        out = double(out, how["fir_kernel"] if how["fir"] else (1, 1))
+        out = _resampled(out, True, _taps(how))
         return h, out + self._ended(h, take)
     h = _sum(next(take)(out), h, how["skip_rescale"])
     return h, h

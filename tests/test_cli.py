@@ -334,9 +334,10 @@ def test_sample_refuses(capsys, runs, tmp_path, says):
 
 
 def test_class_is_an_option_and_label_its_other_name():
-    parse = anno_parser(gud_sample).parse_args
-    for typed in ("--class", "--label"):
-        assert parse([typed, "bag"]).label == "bag"
+    for command in (gud_sample, gud_complete):
+        parse = anno_parser(command).parse_args
+        for typed in ("--class", "--label"):
+            assert parse([typed, "bag"]).label == "bag"
     assert parse([]).label is None
     assert parse(["--class=-1"]).label == "-1"
 

@@ -102,6 +102,13 @@ def test_the_online_weights_are_the_others(miniature):
     assert_close(model.network.state_dict()[name], online[name], atol=0, rtol=0)
 
 
+def test_weights_that_a_file_lacks_are_named(miniature):
+    tensors = read_weights(miniature / "abl8.ckpt")
+    average = {k: v for k, v in tensors.items() if k.startswith("ema_score_fn.")}
+    with pytest.warns(UserWarning, match="no set of weights as trained.*took ema"):
+        assert choose_weights(average, "online")[1] == "ema"
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "score_fn.", "score_fn.module."])
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_bare_weights_of_any_wrapping(miniature, tmp_path, prefix, ending):

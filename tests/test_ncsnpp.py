@@ -16,7 +16,19 @@ from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.integrators import DEIS, DPMSolver
 from gud_nb.loss import eps_from_score
 from gud_nb.model import from_pretrained
-from gud_nb.ncsnpp import MODES, NCSNpp, OfficialModel, double, halve
+from gud_nb.ncsnpp import (
+    ACTIVATIONS,
+    MODES,
+    Combine,
+    FilteredConv,
+    NCSNpp,
+    OfficialModel,
+    PixelLinear,
+    RandomFeatures,
+    Resample,
+    double,
+    halve,
+)
 from gud_nb.recipe import cld, higher_order, psld, vp
 from gud_nb.sampler import euler_maruyama, exponential_heun, sample, sscs, uniform
 from gud_nb.schedule import LinearBeta
@@ -77,6 +89,61 @@ def test_resampling_is_its_definition(taps):
     down = upsampled_by_definition(x, taps, 1, 2, (p + 1) // 2, p // 2)
     assert_close(double(x, taps), up)
     assert_close(halve(x, taps), down)
+
+
+@pytest.mark.parametrize("taps", [(1, 2, 1), (1, 3, 3, 1), (1, 2, 3, 4, 5)])
+def test_filtered_convolutions_are_filter_and_convolution(taps):
+    x, inner = torch.randn(1, 3, 8, 8), slice(4, -4)
+    up, down = (FilteredConv(3, 3, u, taps) for u in (True, False))
+    want = nn.functional.conv2d(double(x, taps), up.weight, padding=1)
+    assert_close(up(x)[..., inner, inner], want[..., inner, inner])
+    p = len(taps) - 2
+    low = upsampled_by_definition(x, taps, 1, 1, (p + 1) // 2, p // 2)
+    want = nn.functional.conv2d(low, down.weight, padding=1)[:, :, ::2, ::2]
+    assert_close(down(x)[..., 1:3, 1:3], want[..., 1:3, 1:3])
+
+
+def test_halving_by_a_convolution_pads_below_and_to_the_right():
+    x, layer = torch.randn(2, 3, 6, 6), Resample(3, 3, False)
+    wide = torch.zeros(2, 3, 7, 7)
+    wide[:, :, :6, :6] = x
+    how = layer.Conv_0.weight, layer.Conv_0.bias
+    assert_close(layer(x), nn.functional.conv2d(wide, *how, stride=2))
+
+
+def test_combine_adds_or_sets_beside():
+    x, h = torch.randn(1, 2, 4, 4), torch.randn(1, 3, 4, 4)
+    add, cat = Combine(2, 3, False), Combine(2, 3, True)
+    assert_close(add(x, h), add.Conv_0(x) + h)
+    assert_close(cat(x, h), torch.cat([cat.Conv_0(x), h], 1))
+
+
+def test_output_skip_sums_what_every_level_adds():
+    how = dict(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=())
+    net = NCSNpp(8, **how, progressive="output_skip", init_scale=1.0).eval()
+    last = [m for m in net.all_modules if isinstance(m, nn.Conv2d)]
+    last = [m for m in last if m.out_channels == 6]
+    assert len(last) == 2  # one a level, coarse first
+    found = []
+    for layer in last:
+        layer.register_forward_hook(lambda layer, given, out: found.append(out))
+    y = net(torch.randn(2, 6, 8, 8), torch.tensor([0.2, 0.7]))
+    assert_close(y, double(found[0], (1, 1)) + found[1])
+
+
+def test_initial_spreads_and_slopes():
+    torch.manual_seed(0)
+    assert PixelLinear(256, 256).W.var().item() == pytest.approx(0.1 / 256, rel=0.05)
+    assert RandomFeatures(10_000, 16.0).W.std().item() == pytest.approx(16, rel=0.05)
+    assert ACTIVATIONS["lrelu"]()(torch.tensor(-1.0)).item() == pytest.approx(-0.2)
+
+
+def test_a_network_that_is_given_the_logarithm_of_its_time():
+    plain = NCSNpp(8, **SMALL, **BEST, init_scale=1.0).eval()
+    log = NCSNpp(8, **SMALL, **BEST, init_scale=1.0, log_time=False).eval()
+    log.load_state_dict(plain.state_dict())
+    x, t = torch.randn(2, 6, 8, 8), torch.tensor([0.2, 0.7])
+    assert_close(log(x, t.log()), plain(x, t))
 
 
 @pytest.mark.parametrize(
