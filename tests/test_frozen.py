@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fields import Zero, smooth
 from torch import nn
 from torch.testing import assert_close
 
@@ -51,13 +52,6 @@ SCHEDULES = {
 T = torch.linspace(0, 1, 21).double()
 
 
-class Zero(nn.Module):
-    "A network that leaves the law of the model as it is."
-
-    def forward(self, x, level, labels=None):
-        return torch.zeros_like(x)
-
-
 class Tanh(nn.Module):
     "A network that is neither 0 nor linear."
 
@@ -73,13 +67,6 @@ def model_of(cov, schedule, recipe=None, *, shape=None, basis=None, network=None
     shape = shape or (len(cov),)
     law = gaussian(torch.zeros(shape), cov)
     return ScoreModel(network or Zero(), d, basis or Pixel(shape), law)
-
-
-def smooth(H, W, length=2.0, rough=0.02):
-    "The covariance of a smooth field on a grid, and a little that is rough."
-    at = torch.cartesian_prod(torch.arange(H), torch.arange(W)).double()
-    near = torch.exp(-torch.cdist(at, at).square() / (2 * length**2))
-    return (1 - rough) * near + rough * torch.eye(H * W).double()
 
 
 def randn(*shape, seed=0):

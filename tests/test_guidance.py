@@ -1,9 +1,11 @@
 """Classifier guidance: exact where the classes are known, under every process."""
 
+import math
 from unittest.mock import patch
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from gud_nb.basis import Pixel, Wavelet
@@ -14,6 +16,7 @@ from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.guidance import (
     NoisyClassifier,
     NoisyEncoder,
+    _log_snrs,
     classifier_guided,
     exact_classifier,
     for_class,
@@ -29,7 +32,8 @@ from gud_nb.model import PhaseModel, ScoreModel, fit_law, from_pretrained
 from gud_nb.network import UNet
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import default_grid, exponential_heun
-from gud_nb.schedule import LinearBeta, LinearGamma
+from gud_nb.schedule import Family, LinearBeta, LinearGamma
+from gud_nb.train import cosine_levels, time_levels
 
 FLAT = LinearBeta(8.0, 8.0)
 SHAPE = 1, 8, 8
@@ -53,6 +57,12 @@ PROCESSES = {
     ),
 }
 BASES = {"pixel": Pixel(SHAPE), "haar": Wavelet(SHAPE, "haar", 3)}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    "The same numbers in every run."
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +235,74 @@ def test_training_under_autocast_uses_the_weights_of_every_step(model):
         inside = train_noisy_classifier(model, data.x, data.labels, **how)
     y = data.x[:4]
     assert_close(inside(y, 1.0), alone(y, 1.0), rtol=0, atol=0.02)
+
+
+class Probe(nn.Module):
+    "A network that keeps what it is given."
+
+    config = dict(classes=2)
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x, level):
+        self.given = x, level
+        return self.weight.expand(len(x), 2)
+
+
+def test_what_the_network_of_a_classifier_is_given():
+    basis, probe = BASES["pixel"], Probe()
+    mean = torch.linspace(-1, 1, 64).reshape(SHAPE)
+    found = NoisyClassifier(probe, basis, mean, 0.25)
+    y = torch.randn(3, *SHAPE)
+    found(y, 1.0)
+    x, level = probe.given
+    assert_close(x, (y - mean) / math.sqrt(math.exp(-1.0) + 0.25))
+    assert_close(level, torch.ones(3))
+    each = torch.linspace(-4, 2, 64).reshape(1, *SHAPE)
+    found(y, each)
+    assert_close(probe.given[1], torch.full((3,), -1.0))
+    assert_close(probe.given[0], (y - mean) / (torch.exp(-each) + 0.25).sqrt())
+
+
+def test_accuracy_is_that_under_noise_of_the_level():
+    seen = []
+
+    def probe(y, log_snr):
+        seen.append(y)
+        return torch.zeros(len(y), 2)
+
+    chi = torch.zeros(20_000, 1)
+    noisy_accuracy(probe, chi, torch.zeros(20_000), -4.0)
+    assert torch.cat(seen).std().item() == pytest.approx(math.exp(2.0), rel=0.03)
+
+
+def test_a_model_keeps_what_it_has_beside_a_classifier(model, classifier):
+    groups = torch.arange(64).reshape(SHAPE) // 32
+    net = UNet(1, width=8, mults=(1, 2), groups=2)
+    parts = net, model.diffusion, model.basis, model.law
+    family = Family(LinearGamma, dict(gamma_min=(-9.0, -7.0)), dict(gamma_max=3.0))
+    one = ScoreModel(*parts, groups=groups, family=family).eval()
+    led = with_classifier(one, classifier)
+    assert led.family is family
+    z = torch.randn(2, 1, *SHAPE)
+    assert_close(led.conditional()(z, 0.5), one.conditional()(z, 0.5))
+
+
+def test_levels_fit_the_schedules_of_a_model(model):
+    many = model.with_schedule(haar_schedule(SHAPE))
+    assert _log_snrs(model, 1.0).func is cosine_levels
+    assert _log_snrs(many, 1.0).func is time_levels
+
+
+def test_a_model_of_another_kind_is_refused(model, classifier):
+    class Other(ScoreModel):
+        pass
+
+    other = Other(model.network, model.diffusion, model.basis, model.law)
+    with pytest.raises(ValueError, match="got a Other, want a ScoreModel or Phase"):
+        with_classifier(other, classifier)
 
 
 def test_a_schedule_per_component_and_another_basis():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fields import Zero, smooth
 from torch import nn
 from torch.testing import assert_close
 
@@ -14,13 +15,16 @@ from gud_nb.condition import (
     Components,
     Downsample,
     Given,
+    GivenScore,
     LawCovariance,
     Mask,
     Measurement,
+    Method,
     MomentMatching,
     PiGDM,
     Replacement,
     Seen,
+    _start,
     complete,
     conjugate_residuals,
     covariance_product,
@@ -62,13 +66,6 @@ BASES = {"pixels": Pixel(SHAPE), "Haar": Wavelet(SHAPE, "haar", 2)}
 BASES["scaled"] = Scaled(BASES["Haar"], 0.3, torch.linspace(0.5, 2, 16).reshape(SHAPE))
 
 
-def smooth(H, W, length=1.5, rough=0.05):
-    "The covariance of a smooth field on a grid, and a little that is rough."
-    at = torch.cartesian_prod(torch.arange(H), torch.arange(W)).double()
-    near = torch.exp(-torch.cdist(at, at).square() / (2 * length**2))
-    return (1 - rough) * near + rough * torch.eye(H * W).double()
-
-
 def matrix(f, shape):
     "The matrix of a linear map of tensors of a shape."
     d = math.prod(shape)
@@ -79,13 +76,6 @@ def randn(*shape, seed=0):
     "Standard normal numbers in float64."
     g = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-
-class Zero(nn.Module):
-    "A network that leaves the law of the model as it is."
-
-    def forward(self, x, level, labels=None):
-        return torch.zeros_like(x)
 
 
 class Tanh(nn.Module):
@@ -112,7 +102,7 @@ def law_in(basis, data_mean=0.3):
     "The law of components of a smooth field."
     U = matrix(lambda v: basis(v) - basis(0 * v), SHAPE)
     mean = basis(torch.full((1, *SHAPE), data_mean).double())[0]
-    C = U @ smooth(4, 4) @ U.T
+    C = U @ smooth(4, 4, 1.5, 0.05) @ U.T
     return gaussian(mean, (C + C.T) / 2)
 
 
@@ -271,8 +261,9 @@ def test_methods_agree_where_they_must():
 def test_replacement_by_hand():
     law, h = law_in(BASES["pixels"]), Seen(Mask(LEFT), BASES["pixels"])
     y, n, o = (randn(2, *SHAPE, seed=i) for i in range(3))
-    found = Given(law, h, h(o), Replacement(), n)(y, 0.0)
-    want = torch.where(LEFT, o, law(torch.where(LEFT, o + n, y), 0.0))
+    found = Given(law, h, h(o), Replacement(), n)(y, 1.0)
+    seen = torch.where(LEFT, o + math.exp(-0.5) * n, y)
+    want = torch.where(LEFT, o, law(seen, 1.0))
     assert_close(found, want)
 
 
@@ -323,6 +314,35 @@ def test_sample_given_has_the_exact_gain(name, jacobian):
     off = exact_gain(model.law, h)[0] @ (o[0] - o[1]).flatten()
     want = basis.inv(off.reshape(1, *SHAPE)) - basis.inv(torch.zeros(1, *SHAPE))
     assert_close(a - b, want.double(), rtol=0, atol=2e-3)
+
+
+def test_the_start_is_a_draw_given_the_measurement():
+    basis = BASES["pixels"]
+    d = LinearDiffusion(vp(), LinearGamma(-9.0, -1.0))  # much is seen at t = 1
+    model = ScoreModel(Zero(), d, basis, law_in(basis))
+    h = Seen(Mask(LEFT, 0.5), basis)
+    o = h(model.law.sample(randn(1, *SHAPE))).expand(20_000, *SHAPE)
+    z = _start(model, h, o, ImageNoise(0))
+    exact = posterior(model.law, h, o[:1])
+    y, R = d.observe(z, 1.0).y, math.exp(-1.0)
+    assert_close(y.mean(0), exact.mean, rtol=0, atol=0.03)
+    assert_close(y.var(0), exact.component_variances + R, rtol=0.05, atol=0)
+
+
+def test_a_score_is_taken_at_the_state_itself():
+    "The part across the observation is held; no change of the mean, no change at all."
+
+    class Same(Method):
+        def __call__(self, g, y, log_snr):
+            return g.denoiser(y, log_snr)
+
+    def score(z, t):
+        return torch.tanh(z.roll(1, -1))
+
+    d = process(psld(), schedule_of(False, BASES["pixels"]))
+    z = randn(2, 2, *SHAPE)
+    given = Given(None, None, None, Same())
+    assert_close(GivenScore(d, score, given)(z, 0.5), score(z, 0.5))
 
 
 def test_early_end_of_a_schedule():

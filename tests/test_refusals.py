@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from fields import Zero
 
 from gud_nb.basis import Pixel
 from gud_nb.denoiser import (
@@ -566,11 +567,6 @@ def test_no_noise_and_levels_outside_of_a_table():
 
 
 mask = torch.arange(4).expand(1, 4, 4) < 2
-
-
-class Zero(torch.nn.Module):
-    def forward(self, x, level, labels=None):
-        return torch.zeros_like(x)
 
 
 def pixels(schedule):
