@@ -393,11 +393,11 @@ def phase_space(
 # %% ../nbs/01_recipe.ipynb #010043
 def psld(
     Gamma: float | Tensor = 0.01,  # friction on the position, ≥ 0
-    nu: float | Tensor = 4.01,  # friction on the momentum, ≥ 0
+    nu: float | Tensor | None = None,  # friction on the momentum, ≥ 0; None: 4 + Γ
     M: float | Tensor | None = None,  # mass, > 0; None: critical damping, 4/(Γ-ν)²
 ) -> Recipe:  # k = 2
     "Phase-space Langevin diffusion (Pandey & Mandt 2023, eqs 6-7)."
-    return phase_space(Gamma, nu, M)
+    return phase_space(Gamma, 4 + Gamma if nu is None else nu, M)
 
 
 def cld(
