@@ -90,7 +90,7 @@ def process(case: str) -> LinearDiffusion:
     "The diffusion of a case."
     if case == "vp":
         return LinearDiffusion(vp(), LinearBeta(0.1, 20.0))
-    recipe = cld() if case.startswith("cld") else psld(Gamma=float(case.split("-")[1]))
+    recipe = cld() if case.startswith("cld") else psld(float(case.split("-")[1]))
     if case.endswith("dsm"):
         return LinearDiffusion(recipe, LinearBeta(8.0, 8.0), aux_cov=hsm(recipe))
     return LinearDiffusion(recipe, LinearBeta(8.0, 8.0), Sigma0=hsm(recipe))
@@ -209,16 +209,15 @@ def speed(a: argparse.Namespace, model: DiffusionModel, data: Images):
 
 @torch.no_grad()
 def flow(model: DiffusionModel, n: int, seed: int, tolerance: float):
-    "Raw samples of the probability flow, and the mean number of evaluations."
+    "Raw samples of the flow in float32, and the mean number of evaluations."
     noise = ImageNoise(seed)
     d, parts, spent = model.diffusion, [], 0
     score = model.conditional()
     for i in range(0, n, 250):
         like = torch.empty(min(250, n - i), d.k, *model.basis.shape)
-        with torch.autocast("cpu", torch.bfloat16):
-            z = model.prior(noise.after(i)(like))
-            z, own = dormand_prince(d, score, z, rtol=tolerance, atol=tolerance)
-            z = denoise(d, score, z.float(), 1e-3)
+        z = model.prior(noise.after(i)(like))
+        z, own = dormand_prince(d, score, z, rtol=tolerance, atol=tolerance)
+        z = denoise(d, score, z, 1e-3)
         parts.append(model.basis.inv(z[:, 0]))
         spent += own.sum().item() + len(own)
     return torch.cat(parts), spent / n
@@ -344,7 +343,7 @@ def main():
     p.add_argument("what", choices=["train", *MEASURES])
     p.add_argument("case", choices=CASES)
     p.add_argument("--seed", type=int, default=0, help="of training and of sampling")
-    p.add_argument("--part", default="few", help="of speed")
+    p.add_argument("--part", default="few", help="of speed: a word of those above")
     p.add_argument("--n", type=int, default=2000, help="samples")
     p.add_argument(
         "--out", type=Path, default=Path("runs") / "psld", help="of all runs"
