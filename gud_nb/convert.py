@@ -34,7 +34,7 @@ class Preset:
 
     network: dict  # arguments of NCSNpp
     Gamma: float = 0.01  # friction on the position
-    nu: float = 4.01  # friction on the momentum; the mass is 4/(Γ-ν)²
+    nu: float | None = None  # friction on the momentum, None: 4 + Γ; mass 4/(Γ-ν)²
     beta: tuple = (8.0, 8.0)  # β at t = 0 and at 1
     kappa: float = 0.04  # variance of the momentum's start over the stationary one
     start: str = "hsm"  # start of the momentum: "hsm" integrated out, "dsm" drawn
@@ -81,10 +81,10 @@ _LARGE = dict(image_size=32, ch_mult=[2, 2, 2], num_res_blocks=8, dropout=0.15) 
 
 
 def _preset(network: dict, Gamma: float, **facts) -> Preset:
-    "One of the paper's: ν = 4 + Γ; at Γ = 0 the momentum's noise alone is predicted."
+    "One of the paper's; at Γ = 0 the momentum's noise alone is predicted."
     network = network | (dict(in_ch=6, out_ch=6) if Gamma else dict(in_ch=6, out_ch=3))
     training = TRAINING | facts.pop("training")
-    return Preset(network, Gamma, 4 + Gamma, training=training, about=facts)
+    return Preset(network, Gamma, training=training, about=facts)
 
 # %% ../nbs/16b_convert.ipynb #yj1gggcp
 presets = {}

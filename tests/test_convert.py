@@ -25,6 +25,7 @@ from gud_nb.convert import (
 )
 from gud_nb.model import from_pretrained
 from gud_nb.ncsnpp import NCSNpp
+from gud_nb.recipe import psld
 
 SCORE = dict(name="ncsnpp", in_ch=6, out_ch=6, nf=16, ch_mult=[1, 2], dropout=0.15)
 SCORE |= dict(num_res_blocks=1, attn_resolutions=[4], nonlinearity="swish")
@@ -241,7 +242,8 @@ def test_every_preset_has_a_network_and_a_process():
         d = preset.diffusion()
         assert d.k == preset.phases and preset.training["epochs"] > 0
         if preset.phases == 2:
-            assert preset.nu == pytest.approx(4 + preset.Gamma)
+            by_hand = psld(preset.Gamma, 4 + preset.Gamma, M=0.25)
+            assert_close(preset.diffusion().recipe.A, by_hand.A)
             momentum = net.config["out_ch"] == 3
             assert momentum == (preset.mode == "score_m") == (preset.Gamma == 0)
 
