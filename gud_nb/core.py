@@ -6,7 +6,7 @@
 __all__ = ['require', 'one_line', 'floating', 'in_words', 'of_kind', 'a_function', 'is_whole', 'whole_number', 'real_number',
            'of_shape', 'act', 'state_layout', 'after_batch', 'as_time', 'exact', 'alone', 'Const', 'describe',
            'fits_type', 'rebuild', 'shown', 'write_atomic', 'save_tensors', 'load_tensors', 'save_folder',
-           'load_folder', 'image_grid', 'show_images', 'show_rows']
+           'load_folder', 'image_grid', 'show_images', 'show_rows', 'eight_digits']
 
 # %% ../nbs/00_core.ipynb #000002
 import errno
@@ -671,7 +671,7 @@ def show_images(
     x: Tensor,  # (n, C, H, W) in [-1, 1]
     cols: int | None = None,  # images in a row
     title: str | None = None,  # above the grid
-    scale: float = 0.6,  # inches per image
+    scale: float = 0.6,  # inches per image, about: the zoom is a whole number
     ax=None,  # matplotlib axes; default: a new figure
 ) -> object:  # the matplotlib axes
     "Show images in a grid and return the matplotlib axes."
@@ -679,11 +679,11 @@ def show_images(
 
     grid = image_grid(x, cols, gutter=max(1, x.shape[-1] // 14))
     if ax is None:
-        h, w = grid.shape[0] / x.shape[-2] * scale, grid.shape[1] / x.shape[-2] * scale
-        ax = plt.subplots(
-            figsize=(max(w, 1.0), max(h, 1.0) + (0.3 if title else 0)), dpi=80
-        )[1]
-    ax.imshow(grid.numpy(), interpolation="nearest")
+        zoom, top = max(1, round(80 * scale / x.shape[-2])), 26 if title else 0
+        h, w = (zoom * n for n in grid.shape[:2])
+        fig = plt.figure(figsize=(w / 80, (h + top) / 80), dpi=80)
+        ax = fig.add_axes((0, 0, 1, h / (h + top)))
+    ax.imshow(grid.numpy(), interpolation="nearest", aspect="equal")
     ax.set_axis_off()
     if title:
         ax.set_title(title, fontsize=10)
@@ -717,3 +717,13 @@ def show_rows(
         ax.text(-6 / w, 0.5, name, fontsize=8, **where)
     fig.text(0.5, 1 - top / 2 / height, title, ha="center", va="center", fontsize=10)
     return fig
+
+# %% ../nbs/00_core.ipynb #bf5g6a9s
+def eight_digits(
+    dtype: torch.dtype | None = None,  # None: float32
+) -> Tensor:  # (8, 1, 8, 8) in [-1, 1]
+    "The running example of the notebooks: a handwritten 0, 1, 2, …, 7."
+    from sklearn.datasets import load_digits
+
+    images = torch.as_tensor(load_digits().images[:8] / 8 - 1)
+    return images[:, None].to(dtype or torch.float32)
