@@ -1,5 +1,7 @@
 """The claims of the PSLD paper on Fashion-MNIST at 14×14, with three training seeds.
 
+With --data cifar10 the images are those of CIFAR-10 at 16×16, mirrored at random.
+
     GUD_DATA=folder python studies/psld.py train psld-0.01 --seed 0
     GUD_DATA=folder python studies/psld.py ablation psld-0.01 --seed 0
 
@@ -28,8 +30,9 @@ The other words measure a trained case, and add rows to studies/results.csv.
     cost       of a step of training and of an evaluation, by phases
 
 Samples are measured by their Fréchet distance to all training images in the features of
-the classifier fashion_mnist_14, by the share of pixels out of range, and by the ratio
-of standard deviations, samples to data, in groups of principal components.
+the classifier fashion_mnist_14 (or cifar10_16), by the share of pixels out of range,
+and by the ratio of standard deviations, samples to data, in groups of principal
+components.
 """
 
 import argparse
@@ -42,7 +45,7 @@ import torch
 
 from gud_nb.adams import sde_dpm_solver, unipc
 from gud_nb.basis import Pixel, moments
-from gud_nb.data import Images, fashion_mnist
+from gud_nb.data import Images, cifar10, fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance
 from gud_nb.integrators import dormand_prince
@@ -79,11 +82,11 @@ CASES = ["vp", "cld", *(f"psld-{G}" for G in GAMMAS), "cld-dsm", "psld-0.01-dsm"
 CASES += ["psld-0.01-reduced", "psld-0.01-law"]
 
 
-def images(train: bool = True) -> Images:
-    "Fashion-MNIST, each 2×2 pixels averaged."
-    full = fashion_mnist(train)
+def images(name: str, train: bool = True) -> Images:
+    "Images of half the size, each 2×2 pixels averaged."
+    full = dict(fashion_mnist=fashion_mnist, cifar10=cifar10)[name](train)
     x = torch.nn.functional.avg_pool2d(full.x, 2)
-    return Images(x, full.labels, "fashion_mnist at 14×14", full.classes)
+    return Images(x, full.labels, f"{name} at half the size", full.classes)
 
 
 def process(case: str) -> LinearDiffusion:
@@ -111,24 +114,25 @@ class Reduced(PhaseModel):
 
 def build(case: str, seed: int, data: Images) -> DiffusionModel:
     "An untrained model."
-    d, pixel = process(case), Pixel(data.shape)
+    d, pixel, channels = process(case), Pixel(data.shape), data.shape[0]
     torch.manual_seed(seed)
     if case.endswith("law"):
-        return ScoreModel(UNet(1, **NETWORK), d, pixel, fit_law(d, pixel, data, 196))
+        law = fit_law(d, pixel, data, 196)
+        return ScoreModel(UNet(channels, **NETWORK), d, pixel, law)
     if case.endswith("reduced"):
-        model = PhaseModel(UNet(2, **NETWORK), d, pixel)
+        model = PhaseModel(UNet(2 * channels, **NETWORK), d, pixel)
         torch.manual_seed(seed)
-        model.network = UNet(1, **NETWORK)
+        model.network = UNet(channels, **NETWORK)
         model.__class__ = Reduced
         return model
-    return PhaseModel(UNet(d.k, **NETWORK), d, pixel)
+    return PhaseModel(UNet(d.k * channels, **NETWORK), d, pixel)
 
 
-def plan(case: str, seed: int, model: DiffusionModel) -> Training:
+def plan(a: argparse.Namespace, model: DiffusionModel) -> Training:
     "How it is trained."
-    loss = default_objective(model) if case.endswith("law") else ScoreMatching()
-    how = dict(batch=BATCH, lr=RATE, ema=DECAY, seed=seed, mixed=True, objective=loss)
-    return Training(steps=STEPS, **how)
+    loss = default_objective(model) if a.case.endswith("law") else ScoreMatching()
+    how = dict(batch=BATCH, lr=RATE, ema=DECAY, seed=a.seed, mixed=True, objective=loss)
+    return Training(steps=STEPS, flips=a.data == "cifar10", **how)
 
 
 @torch.no_grad()
@@ -143,7 +147,8 @@ def draw(model: DiffusionModel, n: int, seed: int, sampler, times=None) -> torch
 
 def row_of(a: argparse.Namespace, name: str, grid: str, evaluations: float) -> dict:
     "The beginning of a row."
-    row = dict(study=f"psld {a.what}", case=a.case, seed=a.seed, sampler=name)
+    study = f"psld {a.what}" + (", CIFAR-10" if a.data == "cifar10" else "")
+    row = dict(study=study, case=a.case, seed=a.seed, sampler=name)
     row |= dict(grid=grid, evaluations=evaluations, sampling_seed=a.seed)
     return row | dict(n=a.n, images=STEPS * BATCH)
 
@@ -152,7 +157,10 @@ class Ruler:
     "What samples are measured by."
 
     def __init__(self, data: Images):
-        self.features = feature_extractor("fashion_mnist_14")
+        clothes = data.shape == (1, 14, 14)
+        self.features = feature_extractor(
+            "fashion_mnist_14" if clothes else "cifar10_16"
+        )
         self.real = self.features(data.x)
         mean, C = moments(data.x)
         self.mean, values, vectors = mean, *torch.linalg.eigh(C)
@@ -236,7 +244,8 @@ def swap(a: argparse.Namespace, model: DiffusionModel, data: Images):
 @torch.no_grad()
 def errors(a: argparse.Namespace, model: DiffusionModel, data: Images):
     "Mean squared errors of the noise by log-SNR."
-    x, d, score = images(train=False).x[: a.n], model.diffusion, model.conditional()
+    x, d = images(a.data, train=False).x[: a.n], model.diffusion
+    score = model.conditional()
     for level in range(-8, 9, 2):
         t, g = level_time(d, math.exp(-level / 2)), torch.Generator().manual_seed(0)
         noise = torch.randn(len(x), d.k, *x.shape[1:], generator=g)
@@ -279,7 +288,7 @@ def response(a: argparse.Namespace, model: DiffusionModel, data: Images):
 def gradients(a: argparse.Namespace, model: DiffusionModel, data: Images):
     "The noise of gradients of the loss after 200 steps."
     steps, parts = 200, 32
-    training = replace(plan(a.case, a.seed, model), steps=steps, mixed=False)
+    training = replace(plan(a, model), steps=steps, mixed=False)
     fit(model, data, training, cpu=True)
     g = torch.Generator().manual_seed(a.seed)
     weights = list(model.network.parameters())
@@ -342,6 +351,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     p.add_argument("what", choices=["train", *MEASURES])
     p.add_argument("case", choices=CASES)
+    p.add_argument("--data", default="fashion_mnist", help="or cifar10")
     p.add_argument("--seed", type=int, default=0, help="of training and of sampling")
     p.add_argument("--part", default="few", help="of speed: a word of those above")
     p.add_argument("--n", type=int, default=2000, help="samples")
@@ -350,11 +360,12 @@ def main():
     )
     a = p.parse_args()
     torch.set_num_threads(1)
-    data, folder = images(), a.out / f"{a.case}-{a.seed}"
+    kind = "cifar10-" if a.data == "cifar10" else ""
+    data, folder = images(a.data), a.out / f"{kind}{a.case}-{a.seed}"
     model = build(a.case, a.seed, data)
     if a.what == "train":
         how = dict(resume=(folder / "loss.csv").exists(), progress=True, cpu=True)
-        fit(model, data, plan(a.case, a.seed, model), out=folder, **how)
+        fit(model, data, plan(a, model), out=folder, **how)
     elif a.what in ("gradients", "cost"):
         MEASURES[a.what](a, model, data)
     else:
