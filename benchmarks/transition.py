@@ -20,6 +20,7 @@ rest against the norm of their row. Third order for B from 1e-4 to 50, all other
 """
 
 import argparse
+import sys
 import json
 import time
 from functools import partial
@@ -221,6 +222,7 @@ def accuracy() -> dict:  # name -> worst errors
 
 def arguments() -> argparse.Namespace:
     "What the command line says."
+    sys.stdout.reconfigure(errors="backslashreplace")
     about, _, rest = __doc__.partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=about, epilog=rest, formatter_class=raw)

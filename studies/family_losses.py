@@ -15,7 +15,6 @@ samples with the default sampler, and the mean squared error of predicted noise 
 images at uniform times.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from gud_nb.train import (
     for_likelihood,
     schedule_levels,
 )
-from rows import append
+from rows import append, parser
 
 HERE = Path(__file__).resolve().parent
 
@@ -81,8 +80,7 @@ def error_of(model: ScoreModel, test: torch.Tensor) -> float:
 
 def main():
     "Train, sample, and append rows."
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("weight", choices=list(WEIGHTS))
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--seconds", type=float, default=60.0, help="of the processor")

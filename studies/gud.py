@@ -69,7 +69,7 @@ from gud_nb.train import (
     fit_law,
     from_pretrained,
 )
-from rows import append
+from rows import append, parser
 
 warnings.filterwarnings("ignore", message=".*variances are below.*")
 HERE = Path(__file__).resolve().parent
@@ -662,8 +662,7 @@ COMMANDS = dict(
 
 def arguments() -> argparse.Namespace:
     "What is asked for on the command line, checked."
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("command", choices=["list", *COMMANDS])
     p.add_argument("name", nargs="?", choices=list(SETTINGS), metavar="name")
     p.add_argument("--seed", type=int, default=0)

@@ -20,7 +20,6 @@ from the images of a class, each with n / 10 samples, so larger for that alone. 
 writes the noisy classifier at 28×28 into gud_nb/weights.
 """
 
-import argparse
 import time
 from pathlib import Path
 from statistics import mean
@@ -43,7 +42,7 @@ from gud_nb.network import UNet
 from gud_nb.recipe import vp
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import Training, fit
-from rows import record
+from rows import parser, record
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 SCALES = 0.0, 0.5, 1.0, 2.0, 4.0
@@ -161,8 +160,7 @@ def ship(out: Path):
 
 def main():
     "Train, measure or ship, with one thread."
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("what", choices=["train", "measure", "ship"])
     p.add_argument("--side", type=int, choices=[14, 28], default=28, help="pixels")
     p.add_argument(

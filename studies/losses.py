@@ -32,7 +32,7 @@ from gud_nb.network import UNet
 from gud_nb.recipe import vp
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import ScoreModel, fit_law, from_pretrained
-from rows import append
+from rows import append, parser
 
 HERE = Path(__file__).resolve().parent
 BATCH, RATE, WARM, DECAY, RANK, WIDTH = 128, 2e-3, 200, 0.999, 256, 16
@@ -132,8 +132,7 @@ def evaluate(a: argparse.Namespace):
 
 def main():
     "Train or evaluate, with one thread."
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("what", choices=["train", "evaluate"])
     p.add_argument("name", help=f"one of {', '.join(NAMES)}; or a trained model")
     p.add_argument("--seed", type=int, default=0)

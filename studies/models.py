@@ -37,7 +37,7 @@ from gud_nb.network import UNet, count_parameters
 from gud_nb.recipe import psld, vp
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import Training, fit, load_run
-from rows import append
+from rows import append, parser
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "models.csv"
@@ -50,8 +50,7 @@ RANK, BATCH, SEED, RATE = 256, 128, 0, 2e-3
 
 def arguments() -> argparse.Namespace:
     "What is asked for on the command line."
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("model", choices=NAMES)
     p.add_argument("--minutes", type=float, default=60.0, help="of the processor")
     p.add_argument("--steps", type=int, help="of training, instead of minutes")

@@ -11,10 +11,9 @@ three posteriors, three sampling seeds. Rows go to studies/results.csv.
 """
 
 import math
-import sys
 
 import torch
-from rows import record
+from rows import parser, record
 
 from gud_nb.basis import Pixel, Wavelet, column_order
 from gud_nb.condition import (
@@ -257,5 +256,8 @@ def mixture_case(d, law, h, method, given, seed, n):
 
 
 if __name__ == "__main__":
+    p = parser(__doc__)
+    studies = dict(gaussian=gaussian_study, mixture=mixture_study)
+    p.add_argument("what", choices=studies)
     with torch.no_grad():
-        dict(gaussian=gaussian_study, mixture=mixture_study)[sys.argv[1]]()
+        studies[p.parse_args().what]()

@@ -73,7 +73,7 @@ from gud_nb.train import (
     fit,
     load_run,
 )
-from rows import record
+from rows import parser, record
 
 NETWORK = dict(width=16, mults=(1, 2))
 STEPS, BATCH, RATE, DECAY = 2000, 128, 2e-3, 0.998
@@ -347,8 +347,7 @@ MEASURES = dict(
 
 def main():
     "Train or evaluate, with one thread."
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("what", choices=["train", *MEASURES])
     p.add_argument("case", choices=CASES)
     p.add_argument("--data", default="fashion_mnist", help="or cifar10")

@@ -12,7 +12,6 @@ measured again for draws from these images with as many of each class. Rows of r
 samples go to studies/results.csv.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from gud_nb.model import from_pretrained
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import SSCS, quadratic
 from gud_nb.schedule import LinearBeta
-from rows import record
+from rows import parser, record
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 
@@ -93,8 +92,7 @@ def streams(n: int, seeds: list):
 
 def main():
     "Sample and measure, with one thread."
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("what", choices=["recipes", "streams"])
     p.add_argument("--n", type=int, help="samples of a set; 2000, of streams 500")
     p.add_argument("--seeds", type=int, nargs="+", help="of the noise")

@@ -1,11 +1,22 @@
 """Rows of the tables that studies keep."""
 
+import argparse
 import csv
 import os
 import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+
+
+def parser(
+    about: str,  # the docstring of a script
+) -> argparse.ArgumentParser:  # to be given its arguments
+    "A command line; what a terminal can't show does not stop a run."
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=about, formatter_class=form)
 
 
 def append(

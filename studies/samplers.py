@@ -50,6 +50,7 @@ from gud_nb.sampler import (
 )
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import from_pretrained
+from rows import parser
 
 HERE = Path(__file__).resolve().parent
 SAMPLERS = {
@@ -241,8 +242,7 @@ def distances(
 
 def arguments() -> argparse.Namespace:
     "What is asked for on the command line, checked."
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("what", choices=["gaussian", "vp", "psld", "gud"])
     p.add_argument("--images", type=int, default=500, help="samples for each row")
     p.add_argument("--budgets", type=int, nargs="+", help="numbers of evaluations")

@@ -8,13 +8,13 @@ half the size, each pixel the average of 2x2. Seed 0, one thread is enough: digi
 same seed, thread count and PyTorch version give the same weights.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from gud_nb import data
 from gud_nb.evaluate import accuracy, load_classifier, save_classifier, train_classifier
+from rows import parser
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 SETTINGS = dict(
@@ -76,9 +76,7 @@ def train(name: str):
 
 
 if __name__ == "__main__":
-    about, _, rest = __doc__.partition("\n\n")
-    form = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=about, epilog=rest, formatter_class=form)
+    p = parser(__doc__)
     p.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SETTINGS))
     names = p.parse_args().names or list(SETTINGS)
     if set(names) - set(SETTINGS):

@@ -20,6 +20,7 @@ again. `evaluations` are those really made; a budget is what they may not exceed
 """
 
 import argparse
+import sys
 import csv
 import math
 import time
@@ -385,6 +386,7 @@ def table(
 
 def arguments() -> argparse.Namespace:
     "What is asked for on the command line."
+    sys.stdout.reconfigure(errors="backslashreplace")
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     p.add_argument("what", choices=["gaussian", "mixture", "trained", "table"])
