@@ -7,13 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mpmath as mp
+import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from torch.testing import assert_close
 
 from gud_nb import recipe as recipes
 from gud_nb import transition as transitions
-from gud_nb.recipe import Recipe, cld, higher_order, phase_space, psld, third_order, vp
+from gud_nb.recipe import (
+    Recipe,
+    broken_conditions,
+    cld,
+    drift,
+    higher_order,
+    phase_space,
+    psld,
+    recover_q,
+    stationarity_residual,
+    third_order,
+    vp,
+)
 from gud_nb.transition import covariance, expm, phi, transition
 
 MAKERS = {
@@ -180,6 +194,263 @@ def test_copies_and_mirrors_are_made_once():
     assert r.on("cpu") is r
     assert r.reversed() is r.reversed()
     assert_close(r.reversed().Q, -r.Q)
+
+
+# The complete recipe, for any energy
+
+
+def double_well(z):
+    return (z[0] ** 2 - 1) ** 2 + z[1:].square().sum() / 2
+
+
+def banana(z):
+    return z[0] ** 2 / 2 + 2 * (z[1] - z[0] ** 2 / 2) ** 2 + z[2:].square().sum() / 2
+
+
+def square(z):
+    return z @ z / 2
+
+
+def ring(z):
+    return (z @ z) ** 2 - 2 * z @ z
+
+
+def const(M):
+    return lambda s: torch.as_tensor(M, dtype=s.dtype)
+
+
+def random_recipe(d, seed):
+    "Smooth random D(z), positive semidefinite, and Q(z), skew."
+    g = torch.Generator().manual_seed(seed)
+    W = torch.randn(2, d, d, d, generator=g, dtype=torch.float64)
+    b = torch.randn(2, d, d, generator=g, dtype=torch.float64)
+
+    def waves(n, z):
+        return torch.sin(W[n].to(z) @ z + b[n].to(z))
+
+    def D(z):
+        return waves(0, z) @ waves(0, z).mT
+
+    def Q(z):
+        return waves(1, z) - waves(1, z).mT
+
+    return D, Q
+
+
+def random_states(d, n=200):
+    g = torch.Generator().manual_seed(d)
+    return 1.2 * torch.randn(n, d, generator=g, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("H", [double_well, banana])
+@pytest.mark.parametrize("d", [2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_recipe_leaves_its_law_stationary(H, d, seed):
+    residual = stationarity_residual(*random_recipe(d, seed), H, random_states(d))
+    assert residual.shape == (200,)
+    assert residual.abs().max() < 1e-8
+
+
+def test_the_residual_in_float32_and_in_one_dimension():
+    z = random_states(2).float()
+    residual = stationarity_residual(*random_recipe(2, 0), double_well, z)
+    assert residual.abs().max() < 1e-2
+    two = torch.tensor([[2.0]], dtype=torch.float64)
+    got = drift(lambda s: 1 + s[:1, None] ** 2, const([[0.0]]), square, two)
+    assert_close(got.item(), -5.0 * 2 + 4)  # -D z + D'
+
+
+def test_the_theorem_and_the_class_agree():
+    r = Recipe(two_phases, 3 * J, diagonal(1, 4))
+    z = random_states(2)
+    general = const(r.D), const(r.Q), lambda s: s @ r.H @ s / 2
+    assert_close(drift(*general, z), z @ r.A.mT)
+    assert stationarity_residual(*general, z).abs().max() < 1e-8
+
+
+def euler(D, f, z, dt, steps, seed):
+    "Euler-Maruyama for dz = f dt + √(2D) dw with a diagonal D; D, f take rows."
+    g = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        noise = torch.randn(z.shape, generator=g, dtype=z.dtype)
+        z = z + dt * f(z) + (2 * dt * D(z)).sqrt() * noise
+    return z
+
+
+def test_a_simulated_recipe_has_its_law_and_without_tau_it_has_not():
+    "A banana, with noise and circulation that depend on the place."
+
+    def D(s):
+        waves = torch.stack([torch.sin(2 * s[1]), torch.cos(2 * s[0])])
+        return torch.diag(1 + 0.6 * waves)
+
+    def Q(s):
+        return J * (1 + s[0])
+
+    def lame(s):
+        return -(D(s) + Q(s)) @ torch.func.grad(banana)(s)
+
+    def spread(s):
+        return torch.vmap(D)(s).diagonal(dim1=-2, dim2=-1)
+
+    edges = torch.linspace(-3, 3, 41, dtype=torch.float64)
+    mid = (edges[1:] + edges[:-1]) / 2
+    cells = torch.cartesian_prod(mid, mid + 1)
+    law = torch.exp(-torch.vmap(banana)(cells)).reshape(40, 40)
+    law /= law.sum()
+
+    def gaps(f):
+        "Largest gap between the distribution functions of x, and of y."
+        start = torch.zeros(10_000, 2, dtype=torch.float64)
+        end = euler(spread, f, start, 0.005, 700, 1)
+        shifted = end - torch.tensor([0.0, 1.0], dtype=torch.float64)
+        found = torch.histogramdd(shifted, bins=[edges, edges])[0] / len(end)
+        return [(found - law).sum(a).cumsum(0).abs().max().item() for a in (1, 0)]
+
+    assert max(gaps(lambda s: drift(D, Q, banana, s))) < 0.03
+    assert max(gaps(torch.vmap(lame))) > 0.05
+
+
+def recovered_by_fourier(f, D, p, half):
+    "Stream function ψ of the current on a grid, and the divergence that should be 0."
+    k = torch.fft.fftfreq(len(p), 2 * half / len(p), dtype=torch.float64) * 2 * torch.pi
+    kx, ky = k[:, None], k[None, :]
+
+    def derivative(field, k):
+        return torch.fft.ifft2(1j * k * torch.fft.fft2(field)).real
+
+    Jx = f[..., 0] * p - D * derivative(p, kx)
+    Jy = f[..., 1] * p - D * derivative(p, ky)
+    curl = ky * torch.fft.fft2(Jx) - kx * torch.fft.fft2(Jy)
+    psi = torch.fft.ifft2(1j * curl / (kx**2 + ky**2).clamp(min=1e-9)).real
+    return psi - psi[0, 0], derivative(Jx, kx) + derivative(Jy, ky)
+
+
+def test_the_circulation_of_a_limit_cycle_by_fourier_transform():
+    "A third route to the Q of notebook 01, beside the line integral and symmetry."
+    n, half = 256, 3.0
+    s = torch.arange(n, dtype=torch.float64) * 2 * half / n - half
+    z = torch.stack(torch.meshgrid(s, s, indexing="ij"), -1)
+    r2 = z.square().sum(-1, keepdim=True)
+    turned = torch.stack([-z[..., 1], z[..., 0]], -1)
+    f = z * (1 - r2) + (1 + r2) * turned
+    p = torch.exp(-torch.vmap(ring)(z.reshape(-1, 2))).reshape(n, n)
+
+    def found(p):
+        return recovered_by_fourier(f, 0.25, p / p.sum() / (2 * half / n) ** 2, half)
+
+    psi, div = found(p)
+    assert div.abs().max() < 1e-9
+    assert found(p**1.2)[1].abs().max() > 0.05
+
+    def density(r):
+        return np.exp(2 * r**2 - r**4)
+
+    Z = 2 * np.pi * quad(lambda r: r * density(r), 0, 4)[0]
+    at = range(n // 2, n // 2 + 90, 6)
+    falls = [
+        -quad(lambda r: r * (1 + r * r) * density(r), s[i].item(), 4)[0] / Z for i in at
+    ]
+    route = torch.tensor(falls, dtype=torch.float64)
+    assert_close(psi[list(at), n // 2], route, rtol=0, atol=1e-9)
+
+
+# Recipes
+
+
+def test_a_recipe_shows_its_matrices():
+    assert repr(vp()) == "Recipe(D=[[1.0]], Q=[[0.0]], H=[[1.0]])"
+    many = Recipe(two_phases.expand(3, 5, 2, 2), 3 * J, two_phases)
+    assert many.shape == (3, 5)
+    assert repr(many) == "Recipe(k=2, shape=(3, 5): D 0 to 1, Q -3 to 3, H 0 to 1)"
+
+
+I2 = torch.eye(2)
+NO_RECIPE = {
+    "square": (torch.ones(2, 3), J, I2),
+    "D must be finite": (I2 * float("nan"), J, I2),
+    "Q must be finite": (I2, J * float("inf"), I2),
+    "of one size": (I2, torch.zeros(3, 3), I2),
+    "D must be symmetric": (I2 + J, J, I2),
+    "eigenvalue -1": (-I2, J, I2),
+    "skew-symmetric": (I2, I2, I2),
+    "H must be positive definite": (I2, J, torch.zeros(2, 2)),
+    "H must be symmetric": (I2, J, I2 + 0.1 * J),
+    "leading axes": (I2.expand(3, 2, 2), J.expand(4, 2, 2), I2),
+    "on one device: got meta, cpu, cpu": (I2.to("meta"), J, I2),
+}
+
+
+@pytest.mark.parametrize("why, matrices", NO_RECIPE.items(), ids=NO_RECIPE.keys())
+def test_each_condition_has_an_error_of_its_own(why, matrices):
+    with pytest.raises(ValueError, match=why):
+        Recipe(*matrices)
+
+
+@pytest.mark.parametrize("rho", [-0.9, 0.0, 0.5])
+def test_the_default_mass_is_critical(rho):
+    assert phase_space(0.3, 2.0, q=1.7, rho=rho).discriminant.abs() < 1e-14
+
+
+def test_instances_agree_with_each_other():
+    half = torch.tensor([0.0, 0.01, 0.25]).double()
+    per = psld(half, torch.tensor([4.0, 4.01, 4.25]))
+    assert_close(per.A[1], psld().A, rtol=1e-6, atol=0)
+    assert per.A[0].tolist() == cld().A.tolist()
+    assert psld(0.25).A.tolist() == psld(0.25, 4.25, M=0.25).A.tolist()  # ν = 4 + Γ
+    double_root = torch.linalg.eigvals(psld().A).real
+    assert_close(double_root, torch.full((2,), -2.01).double(), atol=1e-6, rtol=0)
+    # CLD with its momentum in units of √M is order 2 at half the speed
+    unit = diagonal(1, 2)
+    assert_close(2 * higher_order(2).A, unit @ cld().A @ unit.inverse())
+    assert_close(third_order().gap.item(), 3**0.5, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make, why",
+    [
+        (lambda: psld(-0.1), "Gamma=-0.1"),
+        (lambda: psld(4.0, 4.0), "give the mass M"),
+        (lambda: psld(M=0.0), "mass"),
+        (lambda: phase_space(1.0, 2.0, rho=2.0), r"\[-1, 1\]"),
+        (lambda: higher_order(1), "≥ 2"),
+        (lambda: recover_q(I2, I2, torch.eye(3)), "of one size"),
+    ],
+)
+def test_instances_refuse(make, why):
+    with pytest.raises(ValueError, match=why):
+        make()
+
+
+@every_recipe
+def test_the_circulation_of_an_instance_is_recovered(make):
+    r = make()
+    Q, residual = recover_q(r.A, r.D, r.S)
+    assert_close(Q, r.Q.expand_as(Q))
+    assert residual.max() < 1e-12
+    if not r.shape:
+        assert broken_conditions(r.A, r.D, r.S) == []
+
+
+@pytest.mark.parametrize(
+    "parts, why",
+    [
+        ((-I2 - J, I2 + J, I2), "not symmetric"),
+        ((I2, -I2, I2), "no such noise"),
+        ((I2, I2, -I2), "no covariance"),
+        ((cld().A, 2 * cld().D, cld().S), "not stationary"),
+    ],
+)
+def test_what_is_no_recipe_says_which_condition_breaks(parts, why):
+    assert why in broken_conditions(*parts)[0]
+
+
+def test_two_numbers_decide_a_process_of_phase_space():
+    "Γ√M and ν√M; any other mass is the same process in other units."
+    M, r = 0.3, psld(0.2, 1.5, M=0.3)
+    unit, scaled = diagonal(1, M**0.5), psld(0.2 * M**0.5, 1.5 * M**0.5, M=1.0)
+    assert_close(r.A * M**0.5, unit @ scaled.A @ unit.inverse())
+    assert_close(r.gap * M**0.5, scaled.gap)
 
 
 # A diffusion or not
