@@ -180,8 +180,9 @@ def still_components() -> str:  # SVG
         f'd="{"".join(parts)}"/>'
         for v, parts in pixels.items()
     )
-    said = "A handwritten two turns to noise at three softnesses: all at once at 0, " + (
-        "details first at 1, and from fine to coarse at 2"
+    said = (
+        "A handwritten two turns to noise at three softnesses: all at once at 0, "
+        + ("details first at 1, and from fine to coarse at 2")
     )
     return svg(620, 300, said, [*squares, *drawn])
 
@@ -242,7 +243,8 @@ def same_numbers(a: dict, b: dict) -> bool:
                 return False
         elif key == "images":
             ours, theirs = (
-                np.frombuffer(base64.b64decode("".join(v)), "u1") for v in (ours, theirs)
+                np.frombuffer(base64.b64decode("".join(v)), "u1")
+                for v in (ours, theirs)
             )
             if np.abs(ours.astype(int) - theirs).max() > 2:
                 return False
