@@ -37,6 +37,7 @@ class Entry:
     kind: str  # class, function, method, property, field or value
     signature: str  # as it stands in the source, `self` left out
     says: str  # its docstring, or the comment of a field
+    module: str  # the file that it is in, without .py
     page: str  # the notebook that exports it
     line: int  # where it begins, in its file
 
@@ -175,7 +176,7 @@ def entries(
 
     def add(name, kind, source, said, line):
         said = re.sub(r"\s*\n\s*", " ", (said or "").strip())
-        entry = Entry(name, kind, source, said, page(line), line)
+        entry = Entry(name, kind, source, said, file.stem, page(line), line)
         top = name.split(".")[0]
         (members.setdefault(top, []) if "." in name else found).append(entry)
 
@@ -282,14 +283,32 @@ def escaped(
     return "".join(parts)
 
 
+def sentences(
+    every: dict[str, list[Entry]],  # all entries
+    root: Path,  # the project
+) -> dict[str, str]:  # Markdown by name
+    "What is said of each name, as Markdown; notebooks that it mentions are links."
+    files = (root / "nbs").glob("*_*.ipynb")
+    pages = {f.name.split("_")[0]: f.name for f in files}
+
+    def link(found):
+        page = pages.get(found[1])
+        return f"[{found[0]}]({page})" if page else found[0]
+
+    return {
+        name: re.sub(r"\bnotebook (\d+[a-z]?)\b", link, escaped(words))
+        for name, words in inherited(every).items()
+    }
+
+
 def row(
     e: Entry,  # a public name
-    says: str,  # of it
+    says: str,  # of it, in Markdown
 ) -> str:  # a row of a table
     "A name that is a link, and its sentence."
     shown = "." + e.name.split(".", 1)[1] if "." in e.name else e.name
     link = f"[<code>{shown}</code>]({e.page}#{e.anchor})"
-    words = escaped(says) or f"a {e.kind}"
+    words = says or f"a {e.kind}"
     return f"| {'&emsp;' * ('.' in e.name)}{link} | {words} |"
 
 
@@ -307,7 +326,7 @@ def render(
 ) -> str:  # JSON of a notebook
     "The page, as a notebook of Markdown cells."
     every = reference(root)
-    says = inherited(every)
+    says = sentences(every, root)
     sources = [TITLE, INTRO]
     for module, part in every.items():
         page = part[0].page
