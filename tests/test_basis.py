@@ -11,9 +11,12 @@ from math import prod
 import numpy as np
 import pytest
 import pywt
+import scipy.fft
 import torch
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA as SkPCA
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from gud_nb.basis import (
     DCT,
@@ -27,12 +30,16 @@ from gud_nb.basis import (
     Scaled,
     Wavelet,
     Whitened,
+    _cosines,
     column_order,
     component_moments,
     dct_matrix,
     distance_order,
+    level_order,
     moments,
     principal,
+    radius_order,
+    row_order,
     spectrum_order,
     wavelet_matrix,
 )
@@ -456,3 +463,298 @@ def test_facts_do_not_depend_on_the_default_precision():
             assert_close(a, b, rtol=0, atol=0)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+# Each basis against an independent route
+
+
+def test_pixels_are_the_identity():
+    x = normal(2, 1, 4, 4)
+    assert Pixel((1, 4, 4))(x) is x
+    places = [[[[0, 0, 0], [1, 1, 1]]], [[[0, 1, 2], [0, 1, 2]]]]
+    assert Pixel((1, 2, 3)).places.tolist() == places
+    assert Pixel((5,)).places is None
+    with pytest.raises(NotImplementedError, match=r"must define forward\(x\)"):
+        Basis().forward(x)
+
+
+def test_cosines_are_those_of_scipy():
+    x = normal(5, 1, 8, 8)
+    theirs = scipy.fft.dctn(x.numpy(), axes=(-2, -1), norm="ortho")
+    assert_close(DCT((1, 8, 8))(x), torch.as_tensor(theirs))
+    assert_close(dct_matrix(7) @ dct_matrix(7).T, torch.eye(7, dtype=f64))
+    f = DCT((1, 8, 8)).frequencies[0, 0, 3, 0]
+    wave = torch.cos(2 * torch.pi * f * (torch.arange(8, dtype=f64) + 0.5))
+    assert_close(dct_matrix(8)[3], wave / wave.norm())  # what a frequency means
+    assert _cosines(8) is _cosines(8)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (3, 5, 6), (2, 6, 7), (1, 1, 4), (9, 1)], ids=str
+)
+def test_waves_are_those_of_numpy(shape):
+    x = normal(4, *shape)
+    F = np.fft.fft2(x.numpy(), norm="ortho")
+    assert_close(Fourier(shape)(x), torch.as_tensor(F.real - F.imag))
+
+
+def test_frequencies_of_waves():
+    found = Fourier((1, 8, 8)).frequencies[:, 0, 1, 6]
+    assert found.tolist() == [1 / 8, -2 / 8]
+
+
+@pytest.mark.parametrize("b", [haar, Wavelet((1, 8, 16), "haar", 3)])
+def test_a_wavelet_is_where_its_energy_is(b):
+    atoms = b.inv(torch.eye(prod(b.shape), dtype=f64).reshape(-1, *b.shape))
+    energy = atoms.square()[:, 0]
+    rows = (energy.sum(2) * torch.arange(b.shape[1])).sum(1)
+    columns = (energy.sum(1) * torch.arange(b.shape[2])).sum(1)
+    assert_close(b.places.flatten(1), torch.stack([rows, columns]))
+
+
+def test_a_long_wavelet_is_in_the_middle_of_its_support():
+    sym, spot = Wavelet((1, 64, 64), "sym4", 2), torch.zeros(1, 1, 64, 64, dtype=f64)
+    spot[0, 0, 7, 44] = 1
+    inside = sym.inv(spot)[0, 0].nonzero().double()
+    assert_close((inside.amin(0) + inside.amax(0)) / 2, sym.places[:, 0, 7, 44])
+    assert sym.level[0, 7, 44].item() == 2 and sym.level[0, 7, 30].item() == 1
+
+
+# The digits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return torch.as_tensor(load_digits().images / 8 - 1, dtype=f64)[:, None]
+
+
+@pytest.fixture(scope="module")
+def pca(digits):
+    with pytest.warns(UserWarning, match="of 64 principal variances are below 1e-08"):
+        return PCA.fit(digits)
+
+
+@pytest.fixture(scope="module")
+def tinted(digits):
+    tint = torch.tensor([1.0, 0.6, -0.3], dtype=f64)[:, None, None]
+    shift = torch.tensor([0.0, 0.5, 0.0], dtype=f64)[:, None, None]
+    return digits[:400] * tint + shift
+
+
+def test_principal_components_are_those_of_scikit_learn(digits, pca):
+    flat = digits.flatten(1)
+    mean, cov = moments(digits, batch=100)
+    assert_close(cov, flat.T.cov(correction=0))
+    assert_close(mean, flat.mean(0))
+    assert_close(component_moments(digits)[1].flatten(), cov.diagonal())
+    sk = SkPCA().fit(flat.numpy())
+    unbiased = torch.as_tensor(sk.explained_variance_[:50])
+    want = unbiased * (len(flat) - 1) / len(flat)
+    assert_close(pca.variances[:50], want, rtol=1e-9, atol=0)
+    theirs = torch.as_tensor(sk.transform(flat.numpy()))[:, :8].abs()
+    ours = pca(digits - pca.mean)[:, :8].abs()
+    assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+    found = pca(digits).T.cov(correction=0).diagonal()
+    assert_close(found, pca.variances, rtol=1e-6, atol=1e-6)
+
+
+def test_leading_components_of_digits(digits):
+    p = principal(digits, 8)
+    flat = (digits - digits.mean(0)).flatten(1)
+    by_svd = torch.linalg.svdvals(flat).square() / len(flat)
+    assert_close(p.variances, by_svd[:8], rtol=1e-6, atol=0)
+    assert_close(p.total, by_svd.sum().item())
+
+
+@pytest.mark.filterwarnings("ignore:.*variances are below")
+def test_few_images_and_shared_channels(digits, tinted):
+    few, shared = PCA.fit(digits[:20]), PCA.fit(tinted, shared=True)
+    assert few.variances.min() > 0 and few.vectors.isfinite().all()
+    assert (shared.shape, shared.data_shape) == ((3, 64), (3, 8, 8))
+    assert shared.vectors.shape == (64, 64)
+    own = shared(tinted).var(0, correction=0)  # the three channels of each component
+    assert_close(own.mean(0), shared.variances, rtol=1e-6, atol=1e-6)
+    assert_close(shared.mean, tinted.mean(0))
+
+
+def test_scale_is_the_prior(digits, pca):
+    matched = Scaled(pca, pca.mean, pca.variances.sqrt())
+    variances = matched(digits).var(0, correction=0)
+    assert (variances < 1 + 1e-9).all()  # less where the variance was raised
+    assert_close(variances[:50], torch.ones(50, dtype=f64))
+    seen = matched.inv(torch.eye(64, dtype=f64)).sub(pca.mean).flatten(1)
+    U = pca.vectors
+    assert_close(seen.T @ seen, U.T @ pca.variances.diag() @ U)  # UᵀΛU
+    tensors = {}
+    again = rebuild(describe(matched, tensors), tensors, allow=(Scaled, PCA))
+    assert_close(again(digits), matched(digits), rtol=0, atol=0)
+
+
+SQUARE = {
+    "pixels": Pixel((1, 8, 8)),
+    "cosines": DCT((1, 8, 8)),
+    "waves": Fourier((1, 8, 8)),
+    "haar": haar,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*variances are below")
+@pytest.mark.parametrize("b", SQUARE.values(), ids=SQUARE)
+def test_whitened_components_have_mean_0_and_variance_1(b, digits):
+    w = Whitened.fit(b, digits, batch=500)
+    chi = w(digits)
+    free = w.scale > 1.01 * w.scale.min()  # not raised to the floor
+    assert_close(chi.mean(0), torch.zeros(b.shape, dtype=f64), rtol=0, atol=1e-9)
+    assert_close(chi.var(0, correction=0)[free], torch.ones_like(w.scale[free]))
+
+
+@pytest.mark.filterwarnings("ignore:.*variances are below")
+def test_whitened_principal_components(digits, pca):
+    w = Whitened.fit(pca, digits)
+    assert_close(w.scale[:50], pca.variances[:50].sqrt())
+
+
+def test_scores_and_densities_transform(digits, pca):
+    "By automatic differentiation, on a Gaussian law that is known in data space."
+    cov = moments(digits)[1] + torch.eye(64, dtype=f64)
+    law = torch.distributions.MultivariateNormal(torch.zeros(64, dtype=f64), cov)
+    eye = torch.eye(64, dtype=f64).reshape(-1, 1, 8, 8)
+    for b in (
+        Scaled(pca, pca.mean, pca.variances.sqrt()),
+        Whitened.fit(DCT((1, 8, 8)), digits),
+        Scaled(haar, 1.0, 2.0),
+    ):
+        x = (digits[:5] + 0.3).requires_grad_()
+        log_p = law.log_prob(x.flatten(1))
+        (score_x,) = torch.autograd.grad(log_p.sum(), x)
+        M = b.basis(eye).flatten(1).T / b.scale.expand(b.shape).reshape(-1, 1)
+        zero = b(torch.zeros(1, 1, 8, 8, dtype=f64)).flatten()  # χ = M x + constant
+        there = torch.distributions.MultivariateNormal(zero, M @ cov @ M.T)
+        chi = b(x).detach().requires_grad_()
+        log_p_chi = there.log_prob(chi.flatten(1))
+        (score_chi,) = torch.autograd.grad(log_p_chi.sum(), chi)
+        back = b.basis.inv(score_chi / b.scale)
+        assert_close(back, score_x, rtol=1e-6, atol=1e-6)
+        assert_close(log_p_chi - b.log_volume, log_p.detach(), rtol=1e-9, atol=1e-6)
+
+
+def test_bases_of_colour(tinted):
+    x, colours = tinted[:2], Colours((3, 8, 8))
+    assert_close(colours(x)[:, 0], x.sum(1) / 3**0.5)
+    both = Compose(Wavelet((3, 8, 8), "haar", 2), colours)(x)[:, 0, :2, :2]
+    alone = Wavelet((8, 8), "haar", 2)(x.sum(1) / 3**0.5)
+    assert_close(both, alone[:, :2, :2])
+
+
+@pytest.mark.filterwarnings("ignore:.*variances are below")
+def test_columns_stay_apart(tinted):
+    column = PCA.fit(tinted.movedim(-1, 1).flatten(0, 1))
+    b, pixel = Columns(column, 8), Pixel((3, 8, 8))
+    assert (b.shape, b.data_shape, b.onto) == ((24, 8), (3, 8, 8), True)
+    alone = tinted[:4] * (torch.arange(8) == 5)  # column 5 alone
+    assert_close(b(alone), b(tinted[:4]) * (torch.arange(8) == 5))
+    assert_close(b.places[1], pixel.places[1, 0, :1].expand(24, 8))
+
+    def nats(basis):  # per component, of a Gaussian with these variances
+        c = basis(tinted - tinted.mean(0))
+        return (c.var(0) + 1e-4).log().mean() / 2
+
+    assert nats(PCA.fit(tinted)) < nats(b) < nats(pixel)
+
+
+def test_padding_is_an_isometry_not_onto():
+    b = Compose(Wavelet((1, 32, 32), "haar", 3), Pad((1, 28, 28), (1, 32, 32)))
+    U = b.inv(torch.eye(1024, dtype=f64).reshape(-1, 1, 32, 32)).flatten(1)
+    assert_close(U.T @ U, torch.eye(784, dtype=f64))
+    values = torch.linalg.eigvalsh(U @ U.T).round(decimals=6)  # of a projection
+    assert values.unique(return_counts=True)[1].tolist() == [240, 784]
+    assert b.rotation.onto and not b.onto
+    scaled = Scaled(b, torch.zeros(1, 28, 28))
+    assert scaled.rotation.data_shape == (1, 32, 32)
+
+
+# Orders
+
+
+def test_orders():
+    deep, side = Wavelet((1, 16, 16), "haar", 3), Pixel((1, 16, 16))
+    waves, cosines = (radius_order(B((1, 16, 16))) for B in (Fourier, DCT))
+    assert_close(waves[0, 3, 14].item(), 13**0.5 / 16)
+    assert_close(cosines[0, 3, 2].item(), 13**0.5 / 32)
+    diagonal = level_order(deep)[0, [0, 1, 2, 4, 8], [0, 1, 0, 5, 3]]
+    assert diagonal.tolist() == [0, 0, 1, 2, 3]
+    assert row_order(side).mT.equal(column_order(side))
+    first = column_order(deep)[0, 0, [0, 1, 2, 3, 4, 7, 8, 15]]
+    assert first.tolist() == [3.5, 11.5, 3.5, 11.5, 1.5, 13.5, 0.5, 14.5]
+    every = column_order(Wavelet((3, 8, 8), "haar", 2))  # every channel alike
+    assert every[2].equal(column_order(haar)[0])
+    v = normal(9).exp()
+    assert_close(spectrum_order(v).exp() * v, torch.ones(9, dtype=f64))
+
+
+def test_distance_is_that_to_the_nearest_pixel_of_a_mask():
+    hole = torch.zeros(1, 16, 16).bool()
+    hole[0, 2:6, 2:6] = hole[0, 12, 12] = True
+    place = torch.cartesian_prod(torch.arange(16), torch.arange(16)).double()
+    want = torch.cdist(place, place[hole.flatten()]).amin(1)
+    assert_close(distance_order(hole).flatten(), want)
+
+
+# What it costs, and what is refused
+
+
+def multiply_adds(basis):
+    "Of encoding one image, counted while it is done."
+    with FlopCounterMode(display=False) as counter:
+        basis(torch.zeros(1, *basis.data_shape))
+    return counter.get_total_flops() / 2
+
+
+def test_multiply_adds():
+    assert multiply_adds(DCT((3, 32, 32))) == 2 * 32 * 3 * 32**2
+    levels = 2 * 32 * 3 * 32**2 * (1 + 1 / 8 + 1 / 64)
+    assert multiply_adds(Wavelet((3, 32, 32), "db4", 3)) == levels
+    assert multiply_adds(BASES["components"]) == 64**2
+    assert multiply_adds(BASES["shared"]) == 3 * 20**2
+
+
+white = Scaled(BASES["components"])
+REFUSED = {
+    "shape": (lambda: Pixel((1, 4, 4))(torch.ones(2, 4, 4)), "want (batch, 1, 4, 4)"),
+    "no image": (lambda: DCT((8,)), "at least (H, W)"),
+    "biorthogonal": (lambda: wavelet_matrix(8, "bior2.2"), "is not orthogonal"),
+    "nearly": (lambda: wavelet_matrix(8, "dmey"), "orthogonal to"),
+    "odd": (lambda: wavelet_matrix(7, "haar"), "want an even number"),
+    "halvings": (lambda: Wavelet((1, 28, 28), "haar", 3), "Pad((1, 28, 28), (1, 32"),
+    "levels": (lambda: Wavelet((3, 32, 24), "db2", 4), "at most 3"),
+    "negative": (lambda: Wavelet((4, 4), "haar", -1), "0 or more"),
+    "name": (lambda: Wavelet((1, 28, 28), "hear", 1), "hear"),
+    "constant": (lambda: PCA.fit(torch.ones(9, 1, 4, 4)), "finite data that vary"),
+    "NaN": (lambda: PCA.fit(torch.full((9, 1, 4, 4), torch.nan)), "NaN or infinite"),
+    "covariance": (
+        lambda: PCA.from_covariance(torch.eye(4), torch.zeros(1, 4, 4)),
+        "got a covariance of shape (4, 4)",
+    ),
+    "no scale": (lambda: Scaled(haar, 0.0, 0.0), "must be > 0"),
+    "twice": (lambda: Scaled(white), "scale its .basis"),
+    "scale": (lambda: Scaled(DCT((1, 8, 8)), scale=torch.ones(8)), "expand it"),
+    "one": (lambda: Whitened.fit(haar, torch.ones(1, 1, 8, 8)), "at least 2"),
+    "chain": (lambda: Compose(haar, BASES["components"]), "want them equal"),
+    "scaled": (lambda: Compose(haar, white), "scale last"),
+    "pad last": (lambda: Compose(Pad((1, 8, 8), (1, 9, 9)), haar), "pad first"),
+    "columns": (lambda: Columns(DCT((3, 8, 8)), 8), "one for a column (C, H)"),
+    "width": (lambda: Columns(Pixel((3, 8)), 0), "at least one column"),
+    "smaller": (lambda: Pad((1, 28, 28), (1, 28, 24)), "want larger sides"),
+    "frequency": (lambda: radius_order(haar), "no frequency"),
+    "place": (lambda: column_order(BASES["components"]), "no place"),
+    "no level": (lambda: level_order(BASES["colour haar"]), "want a Wavelet"),
+    "no mask": (lambda: distance_order(torch.zeros(4, 4)), "without a single pixel"),
+    "no variance": (lambda: spectrum_order(torch.zeros(3)), "raise the small ones"),
+}
+
+
+@pytest.mark.parametrize("bad, words", REFUSED.values(), ids=REFUSED)
+def test_refusals(bad, words):
+    with pytest.raises(ValueError) as e:
+        bad()
+    assert words in str(e.value)
