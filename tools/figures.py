@@ -15,6 +15,7 @@ import json
 import re
 import sys
 import warnings
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def about(
     return dict(side=side, step=step, images=images, mean=mean, variances=logs)
 
 
+@cache
 def data() -> dict:
     "The images of the figure, and the variances of their components in each basis."
     digits = torch.from_numpy(load_digits().images)[:, None]
