@@ -1,6 +1,8 @@
 """Every law, recipe, start and schedule against dense matrices; threads; derivatives"""
 
 import copy
+import math
+import re
 import threading
 
 import pytest
@@ -11,12 +13,21 @@ from gud_nb.denoiser import (
     Dense,
     Gaussian,
     Independent,
+    Law,
     LowRank,
     Mixture,
     Score,
     Spectral,
+    clipped,
+    data_from_eps,
+    data_from_v,
+    eps_from_data,
     fit_gaussian,
+    fit_low_rank,
     gaussian,
+    guided,
+    labelled,
+    v_from_data,
 )
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.recipe import cld, psld, third_order, vp
@@ -245,3 +256,202 @@ def test_density_where_nothing_is_left_of_the_data():
         assert_close(
             Score(p, laws[name]).log_prob(z, 1.0), normal, rtol=1e-6, atol=1e-6
         )
+
+
+# Gaussian laws in all their forms, and mixtures, from the definition
+
+same_law = {n: laws[n] for n in ("spectral", "dense", "low rank")}
+one_level, each_level = (
+    torch.full((1, 1), 0.3).double(),
+    torch.rand(1, d, generator=g).double(),
+)
+
+
+@pytest.mark.parametrize("R", [one_level, each_level], ids=["one level", "one each"])
+@pytest.mark.parametrize("name", same_law)
+def test_gain_root_and_determinant_from_the_definition(name, R):
+    law, v = same_law[name], torch.randn(3, d, generator=g).double()
+    noisy = C + torch.diag(R[0].expand(d))
+    right = torch.linalg.solve(noisy, v.T).T
+    posterior = C - C @ torch.linalg.solve(noisy, C)
+    assert_close(law.solve(v, R), right)
+    assert_close(law.gain(v, R), right @ C)
+    half = law.root(torch.eye(d).double(), R)
+    assert_close(half.T @ half, noisy)
+    assert_close(law.log_det(R)[0], torch.logdet(noisy))
+    common = law.factor(R)
+    assert torch.equal(law.gain(v, R, common), law.gain(v, R))
+    assert torch.equal(law.variance(R, common), law.variance(R))
+    found = law.variance(R).expand(1, d)[0]
+    assert_close(found.mean(), posterior.diagonal().mean())
+    if found.std() > 0:  # a spectrum under one level gives the average
+        assert_close(found, posterior.diagonal())
+    assert_close(law.covariance_matrix(), C)
+    assert_close(law.component_variances, C.diagonal())
+    assert isinstance(law, Gaussian) and isinstance(law, Law)
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+def test_principal_axes_are_the_law(rank):
+    v, low = torch.randn(3, d, generator=g).double(), torch.randn(d, 2).double()
+    matrix, R = low @ low.T + 0.1 * torch.eye(d), torch.tensor([[0.5]]).double()
+    whole, (size, U) = Dense(torch.zeros(d), matrix), torch.linalg.eigh(matrix)
+    part = Spectral(torch.zeros(d), size[2:], U[:, 2:], rest=0.1)
+    p = part if rank == 2 else whole.spectral
+    share = p.axis_variances / (p.axis_variances + R)
+    assert_close(p.from_axes(p.to_axes(v)), v)
+    assert_close(p.from_axes(share * p.to_axes(v)), whole.gain(v, R))
+
+
+@pytest.mark.parametrize("name", gaussians)
+def test_levels_one_by_one_and_at_both_ends(name):
+    law, levels = laws[name], torch.tensor([-2.0, 0.0, 3.0])
+    rows = torch.randn(3, d, generator=g).double()
+    assert law(rows, levels).dtype == torch.float64
+    one_by_one = [law(rows[i : i + 1], levels[i]) for i in range(3)]
+    assert_close(law(rows, levels), torch.cat(one_by_one))
+    each = (levels[:, None] + torch.randn(3, d, generator=g)).double()
+    one_by_one = [law(rows[i : i + 1], each[i : i + 1]) for i in range(3)]
+    assert_close(law(rows, each), torch.cat(one_by_one))
+    normal = torch.distributions.MultivariateNormal(mean, law.covariance_matrix())
+    assert_close(law.log_prob(rows), normal.log_prob(rows))
+    assert_close(law(rows, math.inf), rows)  # no noise: the data themselves
+    assert_close(law(rows, -60.0), mean.expand(3, d), rtol=0, atol=1e-6)
+    for f in (law, law.sample, law.log_prob):
+        with pytest.raises(ValueError, match=re.escape("want (batch, 4)")):
+            f(rows[:, :3], 0.0)
+
+
+def test_independent_is_a_diagonal_matrix():
+    apart, diagonal = laws["independent"], Dense(mean, torch.diag(psi))
+    rows, R = torch.randn(2, 2, d, generator=g).double().abs()
+    for name in ("variance", "log_det"):
+        assert_close(getattr(apart, name)(R), getattr(diagonal, name)(R))
+    for name in ("gain", "solve", "root"):
+        assert_close(getattr(apart, name)(rows, R), getattr(diagonal, name)(rows, R))
+
+
+@pytest.mark.parametrize("t", [0.05, 0.4])
+def test_posterior_variance_by_simulation(t):
+    n, law = 40_000, laws["dense"]
+    p = LinearDiffusion(psld(), LinearBeta(8.0, 8.0), hsm(psld()))
+    chi = law.sample(torch.randn(n, d, generator=g).double())
+    z = p.perturb(chi, t, torch.randn(n, 2, d, generator=g).double()).z
+    left = (Score(p, law).data(z, t) - chi).square().mean(0)
+    R = torch.exp(-p.log_snr(t, z))
+    assert_close(left, law.variance(R)[0], rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["shared", "a number each", "own"])
+def test_mixture_by_tweedie(kind):
+    "Variances that are shared, and levels that are, take paths of their own."
+    means, weights = (
+        1.5 * torch.randn(3, d, generator=g).double(),
+        torch.tensor([1, 2, 5.0]),
+    )
+    y = torch.randn(5, d, generator=g).double().requires_grad_()
+    level = torch.randn(5, d, generator=g).double()
+    number, own = torch.rand(3, 1, generator=g), torch.rand(3, d, generator=g)
+    shared = number[:1].expand(1, d)
+    v = {"shared": shared, "a number each": number[:, 0], "own": own}[kind]
+    full = (number if v.ndim == 1 else v).double().expand(3, d)
+    scales = (full + torch.exp(-level)[:, None]).sqrt()
+    members = torch.distributions.Normal(means, scales).log_prob(y[:, None]).sum(-1)
+    log_p = torch.logsumexp(members + (weights / weights.sum()).log(), 1)
+    law = Mixture(means, v, weights)
+    assert_close(law.log_prob(y, level), log_p)
+    tweedie = y + torch.exp(-level) * torch.autograd.grad(log_p.sum(), y)[0]
+    assert_close(law(y, level), tweedie)
+    assert_close(law(y, 0.3)[2:], law(y[2:], 0.3))
+
+
+def test_mixtures_of_one_and_of_points():
+    means = 1.5 * torch.randn(3, d, generator=g).double()
+    y, level = torch.randn(2, 5, d, generator=g).double()
+    one, alone = Mixture(mean[None], psi[None]), laws["independent"]
+    assert_close(one(y, level), alone(y, level))
+    assert_close(one.log_prob(y, 0.3), alone.log_prob(y, 0.3))
+    rho = torch.softmax(-0.5 * torch.cdist(y, means).square(), 1)
+    assert_close(Mixture(means)(y, 0.0), rho @ means)
+    weights = torch.tensor([1.0, 2.0, 5.0])
+    noise = torch.randn(50_000, d, generator=g).double()
+    draws = Mixture(means, 0.1, weights).sample(noise, 1.0, g)
+    centre = weights.double() @ means / 8
+    assert_close(draws.mean(0), centre, rtol=0, atol=0.05)
+    many = Mixture(torch.randn(1437, 64, generator=g))
+    z, t = (
+        torch.randn(256, 1, 64, generator=g),
+        torch.rand(256, generator=g) * 0.9 + 0.1,
+    )
+    assert Score(LinearDiffusion(vp(), LinearBeta()), many)(z, t).shape == z.shape
+
+
+def test_fitted_laws():
+    mix = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 0.1]]).double()
+    x = torch.randn(3000, 2, 3, generator=g).double() @ mix + 1
+    law = fit_gaussian(x)
+    assert_close(law.covariance_matrix(), x.flatten(1).T.cov(correction=0))
+    apart = fit_gaussian(x, independent=True)
+    assert_close(apart.variances, x.var(0, correction=0))
+    assert_close(fit_gaussian(x, rank=2).mean_variance, law.mean_variance)
+    half = Spectral(law.mean, law.variances, law.vectors.half()).vectors
+    assert_close(half, law.vectors, rtol=0, atol=2e-3)  # of half precision, mended
+    assert_close(half.T @ half, torch.eye(6).double(), rtol=0, atol=1e-12)
+
+
+three_points = torch.zeros(3, d)
+refused = {
+    "got variances of shape (3,)": lambda: Independent(mean, psi[:3]),
+    "want (6, r)": lambda: LowRank(torch.zeros(6), F, psi),
+    "> 0": lambda: LowRank(torch.zeros(6), torch.zeros(6, 1), torch.zeros(6)),
+    "semidefinite": lambda: gaussian(torch.zeros(3), -torch.eye(3)),
+    "a matrix (3, 3)": lambda: gaussian(torch.zeros(3), torch.eye(4)),
+    "rank must be an integer ≥ 1": lambda: fit_gaussian(torch.randn(9, 3), rank=-2),
+    "got rank=6": lambda: fit_low_rank(torch.randn(9, 6), 6),
+    "variances must be ≥ 0": lambda: Mixture(three_points, -1.0),
+    "(3, 4)": lambda: Mixture(three_points, torch.ones(2, d)),
+    "not all 0": lambda: Mixture(three_points, weights=torch.zeros(3)),
+    "one per image": lambda: data_from_eps(mean[None], mean[None], torch.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("words", refused)
+def test_refused(words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        refused[words]()
+
+
+levels = [-8.0, 0.0, 8.0, torch.tensor([-3.0, 0.0, 5.0]), torch.randn(1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "level", levels, ids=["low", "0", "high", "image", "component"]
+)
+def test_noise_and_velocity_are_the_posterior_mean(level):
+    y, chi = torch.randn(2, 3, 2, 3, generator=g).double()
+    assert_close(data_from_eps(y, eps_from_data(y, chi, level), level), chi)
+    assert_close(data_from_v(y, v_from_data(y, chi, level), level), chi)
+
+
+def test_velocity_at_no_signal_and_at_no_noise():
+    y, chi = torch.randn(2, 3, 2, 3, generator=g).double()
+    assert_close(v_from_data(y, chi, -40.0), -chi, rtol=0, atol=1e-7)
+    assert_close(v_from_data(y, chi, 40.0), (y - chi) * math.exp(20))
+
+
+def test_guided_clipped_and_labelled_denoisers():
+    y, a, b = torch.randn(5, d).double(), laws["independent"], laws["mixture"]
+    assert_close(guided(a, b, 1.0)(y, 0.3), a(y, 0.3))
+    assert_close(guided(a, b, 0.0)(y, 0.3), b(y, 0.3))
+    z, p = torch.randn(5, 2, d).double(), LinearDiffusion(psld(), LinearBeta())
+    of_denoisers = Score(p, guided(a, b, 2.5))(z, 0.5)
+    of_scores = guided(Score(p, a), Score(p, b), 2.5)(z, 0.5)
+    assert_close(of_denoisers, of_scores)
+    assert clipped(b, -0.5, 0.5)(y, 0.3).abs().max() <= 0.5
+    assert_close(clipped(b, -9, 9)(y, 0.3), b(y, 0.3))
+
+    def by_class(y, log_snr, labels=None):
+        return y + labels[:, None]
+
+    classes = torch.arange(5)
+    assert_close(labelled(by_class, classes)(y, 0.3), y + classes[:, None])
