@@ -140,14 +140,14 @@ def data() -> dict:
 def still_phase_space() -> str:  # SVG
     "Paths without noise in the three damping regimes, from a ring of starts."
     kinds = dict(underdamped=0.6, critical=4.0, overdamped=10.0)
-    B, angles = torch.linspace(0, 12, 161).double(), torch.arange(6) * torch.pi / 3
+    B, angles = torch.linspace(0, 12, 121).double(), torch.arange(6) * torch.pi / 3
     start = torch.stack([angles.cos(), angles.sin() / 2]).double()
     drawn = []
     for i, (name, nu) in enumerate(kinds.items()):
-        z = phi(phase_space(0.0, nu, 0.25), B) @ start  # (161, 2, 6)
+        z = phi(phase_space(0.0, nu, 0.25), B) @ start  # (121, 2, 6)
         x, y = 110 + 220 * i + 95 * z[:, 0], 125 - 190 * z[:, 1]
         for a, b in zip(x.T.tolist(), y.T.tolist()):
-            path = " ".join(f"{u:.0f},{v:.0f}" for u, v in zip(a, b))
+            path = " ".join(f"{u:.1f},{v:.1f}" for u, v in zip(a, b))
             drawn.append(f'<polyline points="{path}"/>')
             drawn.append(f'<circle cx="{a[0]:.0f}" cy="{b[0]:.0f}" r="3"/>')
         text = f"{name}: ν = {nu:g}"

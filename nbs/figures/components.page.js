@@ -78,16 +78,17 @@ function gammaOf(i, t) {
   return bounds ? Math.min(bounds[1], Math.max(bounds[0], line)) : line;
 }
 
+let changed = {}; // since the last drawing
 const draw = eachFrame(() => {
-  const { n, image, basis } = scene;
+  compute(changed);
+  changed = {};
+  const { n, image, basis, wave } = scene, light = most(wave.map(Math.abs));
   showValues();
-  paint("clean", n, (i) => grey(image[i]));
-  const noised = basis.inverse(now.z), guess = basis.inverse(now.guess);
-  paint("noised", n, (i) => grey(noised[i]));
-  paint("guess", n, (i) => grey(guess[i]));
-  const light = most(scene.wave.map(Math.abs));
-  paint("wave", n, (i) => grey(scene.wave[i] / light), 64);
-  paint("map", n, (i) => ramp(logSNR(i, now.gamma[i]) / 8));
+  paint("clean", n, GREY, image);
+  paint("wave", n, GREY, wave.map((v) => v / light), 64);
+  paint("noised", n, GREY, basis.inverse(now.z));
+  paint("guess", n, GREY, basis.inverse(now.guess));
+  paint("map", n, RAMP, now.gamma.map((g, i) => logSNR(i, g) / 8));
   markMap();
   drawSpectrum();
   drawCurves();
@@ -95,24 +96,21 @@ const draw = eachFrame(() => {
 
 function change(values) {
   Object.assign(state, values);
-  compute(values);
+  Object.assign(changed, values);
   draw();
 }
 
-const grey = (v) => {
-  const level = Math.round(127.5 * (Math.min(1, Math.max(-1, v)) + 1));
-  return [level, level, level];
-};
-
-// From blue, all noise, over near white to orange, all signal.
+// Colours of -1 to 1 in 256 steps: black to white; and blue, where noise is all, over
+// near white to orange, where signal is all.
 const ENDS = [[0, 114, 178], [242, 242, 242], [230, 159, 0]];
-function ramp(v) {
-  const u = Math.min(1, Math.max(-1, v)) + 1, k = u < 1 ? 0 : 1, share = u - k;
-  return ENDS[k].map((a, j) => a + share * (ENDS[k + 1][j] - a));
-}
+const GREY = Array.from({ length: 256 }, (_, i) => [i, i, i]);
+const RAMP = GREY.map(([i]) => {
+  const u = i / 127.5, k = u < 1 ? 0 : 1, share = u - k;
+  return ENDS[k].map((a, j) => Math.round(a + share * (ENDS[k + 1][j] - a)));
+});
 
 // Squares at a whole-number zoom.
-function paint(id, n, colour, fixed) {
+function paint(id, n, table, values, fixed) {
   const canvas = $(id), room = fixed || canvas.parentElement.clientWidth;
   const sharp = window.devicePixelRatio || 1; // pixels of the screen in one of the page
   const size = (n * Math.max(1, Math.floor((room * sharp) / n))) / sharp;
@@ -120,8 +118,10 @@ function paint(id, n, colour, fixed) {
   if (canvas.width !== n) canvas.width = canvas.height = n;
   const ctx = canvas.getContext("2d"), data = ctx.createImageData(n, n);
   for (let i = 0; i < n * n; i++) {
-    const [r, g, b] = colour(i);
-    data.data.set([r, g, b, 255], 4 * i);
+    const level = Math.round(127.5 * (Math.min(1, Math.max(-1, values[i])) + 1));
+    const colour = table[level];
+    for (let j = 0; j < 3; j++) data.data[4 * i + j] = colour[j];
+    data.data[4 * i + 3] = 255;
   }
   ctx.putImageData(data, 0, 0);
 }
@@ -153,7 +153,7 @@ function drawSpectrum() {
   const size = n > 8 ? 2 : 5;
   const dots = (colour, value) => {
     ctx.fillStyle = colour;
-    for (let k = 0; k < count; k++) {
+    for (let k = 0; k < count; k += 1 + (k >> 8)) { // fewer where they are dense
       const v = Math.log10(value(sorted[k]));
       if (v >= low) ctx.fillRect(X(Math.log10(k + 1)) - size / 2, Y(v) - size / 2, size, size);
     }

@@ -18,12 +18,11 @@ function isDark() {
 }
 
 let colours = {};
-const names = ["bg", "ink", "soft", "line", "data", "noise", "third", "mark"];
+const names = "bg ink soft line data noise third mark data-faint noise-faint".split(" ");
 function readTheme() {
   root.dataset.theme = isDark() ? "dark" : "light";
   const style = getComputedStyle(root);
-  const all = [...names, "data-faint", "noise-faint"];
-  colours = Object.fromEntries(all.map((n) => [n, style.getPropertyValue("--" + n)]));
+  colours = Object.fromEntries(names.map((n) => [n, style.getPropertyValue("--" + n)]));
 }
 
 function fitHeight() {

@@ -1,26 +1,40 @@
 // The page: state, controls, drawing. The mathematics is in the script before it.
-const N = 240, STEPS = 140, TRAILS = 6, REACH = 3.4;
+const N = 200, STEPS = 120, TRAILS = 6, REACH = 3.4;
 const START = { Gamma: 0.01, nu: 4.01, M: 0.25, t: 0.12, way: "forward", seed: 1 };
 const state = { ...START };
 const grid = times(STEPS);
-let xi, process, route; // normal numbers, the recipe, the paths
+let xi, process, route, mean; // normal numbers, recipe, paths, the law from x = 1
+let stale = true; // whether more than t has changed since the last drawing
 
 function compute() {
   process = recipe(state.Gamma, state.nu, state.M);
   route = paths(process, grid, N, xi, state.way);
+  mean = Array.from({ length: 121 }, (_, i) => {
+    const t = (i / 120) ** 2;
+    return { t, ...transition(process, BETA * t, hsm(process)) };
+  });
 }
 
 const draw = eachFrame(() => {
+  if (stale) {
+    compute();
+    drawMap();
+    drawModes();
+  }
+  stale = false;
   showValues();
   drawPlane();
-  drawMap();
-  drawModes();
   drawMemory();
 });
 
+function redraw() {
+  stale = true;
+  draw();
+}
+
 function change(values) {
   Object.assign(state, values);
-  if (Object.keys(values).some((k) => k !== "t")) compute();
+  stale ||= Object.keys(values).some((k) => k !== "t");
   draw();
 }
 
@@ -272,8 +286,7 @@ function drawMemory() {
   );
   line(ctx, [[X(0), Y(0)], [X(1), Y(0)]], colours.line, 1);
   const kept = [], turned = [], noisy = [], unit = Math.sqrt(state.M);
-  for (let i = 0; i <= 120; i++) {
-    const t = (i / 120) ** 2, { Phi, Sigma } = transition(process, BETA * t, hsm(process));
+  for (const { t, Phi, Sigma } of mean) {
     kept.push([X(t), Y(Phi[0])]);
     turned.push([X(t), Y(Phi[2] / unit)]);
     noisy.push([X(t), Y(Math.sqrt(Sigma[0]))]);
@@ -306,21 +319,21 @@ function showValues() {
   const modes = `${capital} (eigenvalues ${modesInWords()}): ${TEXTS[kind]}.`;
   const snr = ` Log-SNR of the position: ${signed(now, 1)} at this t, ${signed(end, 1)} at t = 1.`;
   const rest = end > -5 ? " The end still contains much of the data: samplers start from the wrong law." : "";
-  if (!player1.running()) $("said").textContent = modes + snr + rest;
+  if (!timer.running()) $("said").textContent = modes + snr + rest;
 }
 
 const forwards = () => (state.way === "forward" ? 1 : -1);
-const player1 = player($("play"), () => state.t, (t) => change({ t }));
+const timer = player($("play"), () => state.t, (t) => change({ t }));
 $("play").addEventListener("click", () => {
-  if (player1.running()) return player1.stop();
+  if (timer.running()) return timer.stop();
   const end = forwards() > 0 ? 1 : 0;
   if (Math.abs(state.t - end) < 1e-3) change({ t: 1 - end });
-  player1.play(forwards());
+  timer.play(forwards());
 });
 
 const rounded = (v) => Math.round(v * 100) / 100;
 $("t").addEventListener("input", (e) => {
-  player1.stop();
+  timer.stop();
   change({ t: +e.target.value });
 });
 for (const name of ["Gamma", "nu"])
@@ -329,9 +342,9 @@ $("M").addEventListener("input", (e) => {
   change({ M: Math.round(1000 * 10 ** +e.target.value) / 1000 });
 });
 $("way").addEventListener("change", (e) => {
-  player1.stop();
+  timer.stop();
   change({ way: e.target.value, t: e.target.value === "forward" ? START.t : 1 });
-  if (e.target.value !== "forward") player1.play(-1);
+  if (e.target.value !== "forward") timer.play(-1);
 });
 each("[data-at]", (b) => b.addEventListener("click", () => {
   const [Gamma, nu, M] = b.dataset.at.split(",").map(Number);
@@ -339,7 +352,7 @@ each("[data-at]", (b) => b.addEventListener("click", () => {
 }));
 $("again").addEventListener("click", () => renewNoise(state.seed + 1));
 $("reset").addEventListener("click", () => {
-  player1.stop();
+  timer.stop();
   Object.assign(state, START);
   document.querySelector("[name=way][value=forward]").checked = true;
   renewNoise(START.seed);
@@ -358,5 +371,5 @@ $("map").addEventListener("pointerdown", (e) => {
 });
 $("map").addEventListener("pointermove", (e) => e.buttons && dragMap(e));
 
-watch(draw);
+watch(redraw);
 renewNoise(START.seed);
