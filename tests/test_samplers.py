@@ -7,10 +7,11 @@ import pytest
 import torch
 from fields import U, by_level, cov, haar, side
 from torch.testing import assert_close
+from torchdiffeq import odeint
 
 from gud_nb.basis import Pixel
 from gud_nb.core import act
-from gud_nb.denoiser import Independent, Score, gaussian
+from gud_nb.denoiser import Independent, Mixture, Score, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.integrators import (
     DEIS,
@@ -18,12 +19,19 @@ from gud_nb.integrators import (
     ConjugateSplitting,
     DPMSolver,
     Splitting,
+    _lagrange,
+    _lagrange_slope,
+    _Nodes,
+    adaptive,
     ancestral,
+    dopri_step,
+    dormand_prince,
     gaussian_distance,
     predictor_corrector,
+    rms,
     tune_lambda,
 )
-from gud_nb.recipe import cld, psld, third_order, vp
+from gud_nb.recipe import Recipe, cld, psld, third_order, vp
 from gud_nb.sampler import (
     Sampler,
     DDIM,
@@ -52,6 +60,7 @@ from gud_nb.schedule import (
     continued,
     sequential,
 )
+from gud_nb.transition import phi, scale_tril
 
 recipes = {"VP": vp(), "CLD": cld(), "PSLD": psld(), "third order": third_order()}
 plain = (euler_maruyama, sscs, flow_euler, heun, ddim, exponential_heun, ancestral)
@@ -472,3 +481,284 @@ def test_a_sampler_without_coefficients_takes_its_steps():
     law = Independent(torch.zeros(1), torch.ones(1))
     z = sample(Still(), d, Score(d, law), z, uniform(5), final=False)
     assert z.item() == 5
+
+
+# Notebook 08b in detail
+
+
+law = Independent(torch.zeros(2), torch.tensor([0.25, 4.0]))
+trial = {
+    name: LinearDiffusion(r, LinearBeta(1.0, 9.0), Sigma0=hsm(r))
+    for name, r in recipes.items()
+}
+
+
+def orders(sampler, names=tuple(recipes)):
+    "Measured orders for some recipes."
+    return [measure_order(sampler, trial[n], law, (48, 96))[1] for n in names]
+
+
+def test_integrals_over_a_step():
+    first = torch.tensor([20.0, 3.0]).double()
+    last = torch.tensor([1e-8, 2.5]).double()
+    for few in (slice(0, 1), slice(1, 2)):  # one step over all, and a short one
+        a, b = first[few], last[few]
+        nodes = _Nodes(a, b)
+        found = nodes.total(nodes.dB / nodes.B)
+        assert_close(found, (b / a).log(), rtol=1e-10, atol=0)
+        assert_close(nodes.so_far(nodes.dB / nodes.B), (nodes.B / a).log())
+        fall = torch.exp(-nodes.B)
+        assert_close(nodes.total(fall * nodes.dB), torch.exp(-a) - torch.exp(-b))
+
+
+def test_basis_polynomials():
+    x, points = torch.linspace(0, 1, 4), [torch.tensor(v) for v in (0.2, 0.5, 1.3)]
+    off = [torch.tensor(v) for v in (False, True, False)]
+    for f in (_lagrange, _lagrange_slope):  # a point that is gone is not there
+        assert_close(f(x, points, off)[::2], f(x, points[::2], off[::2]))
+        assert not f(x, points, off)[1].any()
+    on, values = [torch.tensor(False)] * 3, [p**2 for p in points]
+    assert_close(sum(v * e for v, e in zip(values, _lagrange(x, points, on))), x**2)
+    slopes = _lagrange_slope(x, points, on)
+    assert_close(sum(v * e for v, e in zip(values, slopes)), 2 * x)
+
+
+@pytest.mark.parametrize("q", (1, 2, 3))
+def test_constant_posterior_mean_is_extrapolated_exactly(q):
+    d, z = trial["PSLD"], normal(3, 2, 2)
+    constant = Score(d, lambda y, log_snr: torch.full_like(y, 0.3))
+    right = step(ddim, d, constant, z, 0.9, 0.1)
+    x = sample(DPMSolver(q), d, constant, z, [0.9, 0.5, 0.3, 0.1], final=False)
+    assert_close(x, right)
+
+
+@pytest.mark.parametrize("q", (1, 2, 3))
+def test_schedules_that_stand_still_go_and_stand_still(q):
+    late = LinearDiffusion(vp(), sequential(torch.arange(3), 0.6))
+    three = Independent(torch.zeros(3), torch.tensor([0.25, 1.0, 4.0]))
+    C, began = (marginal_covariance(late, three, t) for t in (1e-3, 1.0))
+    times, score = even_log_snr(late.schedule, 60), Score(late, three)
+    found = propagate(DPMSolver(q), late, score, times, began, shape=(3,)) / C
+    assert (found - 1).abs().max() < 0.2 / 4 ** (q - 1)
+
+
+@pytest.mark.parametrize("recipe", recipes)
+def test_first_step_of_deis_of_order_three(recipe):
+    d, gaps = trial[recipe], []
+    start = marginal_covariance(d, law, 0.5)
+    for h in (0.04, 0.02):  # its error falls as h³
+        found = propagate(DEIS(3), d, Score(d, law), [0.5, 0.5 - h], start, shape=(2,))
+        gaps.append((found - marginal_covariance(d, law, 0.5 - h)).norm())
+    assert gaps[0] > 6 * gaps[1]
+
+
+def test_deis_of_order_three_for_third_order_with_many_steps():
+    found = measure_order(DEIS(3), trial["third order"], law, (160, 320))[1]
+    assert abs(found - 3) < 0.4
+
+
+@pytest.mark.parametrize("recipe", recipes)
+def test_deis_moves_a_point_of_data_exactly(recipe):
+    r = recipes[recipe]
+    d = LinearDiffusion(r, LinearBeta(8.0, 8.0), Sigma0=hsm(r))
+    point = Score(d, Independent(torch.tensor([0.3]), torch.tensor([0.0])))
+    p = d.perturb(torch.full((4, 1), 0.3).double(), 0.9, normal(4, r.k, 1, seed=1))
+    x = step(DEIS(1), d, point, p.z, 0.9, 0.4)
+    assert_close(point.data(x, 0.4), torch.full((4, 1), 0.3).double())
+
+
+def test_ancestral_is_ddpm_as_printed():
+    "Ho et al. 2020, equations 6 and 7."
+    d = LinearDiffusion(vp(), LinearBeta())
+    score, z, xi = Score(d, law), normal(5, 1, 2), normal(5, 1, 2, seed=1)
+    a, b = (torch.exp(-d.schedule.B(u)) for u in (0.7, 0.4))
+    chi = score.data(z, 0.7)[:, None]
+    mean = b.sqrt() * (1 - a / b) / (1 - a) * chi
+    mean = mean + (a / b).sqrt() * (1 - b) / (1 - a) * z
+    printed = mean + ((1 - b) / (1 - a) * (1 - a / b)).sqrt() * xi
+    assert_close(step(ancestral, d, score, z, 0.7, 0.4, xi), printed)
+
+
+@pytest.mark.parametrize("recipe", (vp(), psld()), ids=("VP", "PSLD"))
+@pytest.mark.parametrize("sampler", (ancestral, DPMSolver(3), DEIS(3)), ids=repr)
+def test_steps_leave_components_that_stand_still(sampler, recipe):
+    d = LinearDiffusion(recipe, continued(torch.arange(5), 2), Sigma0=hsm(recipe))
+    z = normal(3, recipe.k, 5)
+    score = Score(d, Independent(torch.zeros(5), torch.ones(5)))
+    xi = normal(6, 3, recipe.k, 5)
+    y = sample(sampler, d, score, z, uniform(6), noise=xi, final=False)
+    assert_close(y[..., :2], z[..., :2], rtol=1e-9, atol=1e-9)
+    assert (y[..., 2:] - z[..., 2:]).abs().min() > 1e-6 and y.isfinite().all()
+
+
+class Stay(Sampler):
+    "A step that leaves the state where it is."
+
+    noises, evaluations, extra, memory, order = 0, 0, 0, 0, 0
+
+    def coefficients(self, grid):
+        return (grid.t,)
+
+    def update(self, c, here, there, z, noise, past):
+        return z
+
+
+@pytest.mark.parametrize("recipe", recipes)
+def test_a_correction_leaves_the_law_at_its_time(recipe):
+    d, gaps = trial[recipe], []
+    right = marginal_covariance(d, law, 0.4)
+    for size in (0.1, 0.05):  # but for δ²
+        sampler = predictor_corrector(Stay(), size)
+        found = propagate(sampler, d, Score(d, law), [0.6, 0.4], right, shape=(2,))
+        gaps.append((found - right).norm())
+    assert gaps[0] > 3.5 * gaps[1] and gaps[0] < 0.05 * right.norm()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    (
+        ancestral,
+        predictor_corrector(euler_maruyama),
+        predictor_corrector(ddim, 0.3),
+        predictor_corrector(sscs, 0.2, 2),
+    ),
+    ids=("ancestral", "EM", "DDIM", "SSCS"),
+)
+def test_orders_with_corrections(sampler):
+    assert all(0.7 < o < 1.5 for o in orders(sampler))
+
+
+def test_a_corrector_wants_a_size_and_a_predictor_without_a_memory():
+    both = predictor_corrector(sscs, 0.2, 2)
+    assert (both.evaluations, both.noises) == (3, 4)
+    with pytest.raises(ValueError, match="size > 0"):
+        predictor_corrector(ddim, size=0.0)
+    with pytest.raises(ValueError, match="without a memory"):
+        predictor_corrector(DPMSolver(2))
+
+
+@pytest.mark.parametrize("word", ("BA", "BAB", "OBA", "BAO", "OBAB", "BAB naive"))
+def test_orders_of_splittings(word):
+    sampler = Splitting(word[:4].strip(), reduced="naive" not in word)
+    two, three = orders(sampler, ("CLD", "PSLD")), orders(sampler, ("third order",))
+    assert all(0.7 < o < 1.3 for o in two) and 0.8 < three[0] < 1.8
+
+
+def test_factor_of_the_position_noise_leaves_an_error():
+    rubbing = psld(1.0, 5.0)  # enough friction on the position to see its noise
+    d = LinearDiffusion(rubbing, LinearBeta(1.0, 9.0), Sigma0=hsm(rubbing))
+    fading = {
+        factor: measure_order(Splitting("OBA", lambda_s=factor), d, law, (32, 64, 128))
+        for factor in (1.0, 1.2)
+    }
+    assert fading[1.2][1] < 0.3 < 0.8 < fading[1.0][1]  # the error stops falling
+    assert Splitting("OBA", lambda_s=1.2).order == 0
+
+
+def test_splitting_letter_by_letter():
+    d, z, xi = trial["PSLD"], normal(4, 2, 2), normal(4, 2, 2, seed=1)
+    r, score = d.recipe, Score(d, law)
+    B = (d.schedule.B(0.7) - d.schedule.B(0.6)).item()
+    calm = Recipe(r.D, torch.zeros(2, 2), r.H)
+    root = scale_tril(calm, B)
+    y = torch.einsum("ij,bjc->bic", phi(calm, B), z)
+    y = y + torch.einsum("ij,bjc->bic", root, xi)
+
+    def velocity(y, s):
+        V = (r.Q / 2 + r.D) @ r.H
+        return torch.einsum("ij,bjc->bic", V, y) + torch.einsum("ij,bjc->bic", r.D, s)
+
+    s = score(y, 0.7)
+    y[:, 1] += B / 2 * velocity(y, s)[:, 1]
+    y[:, 0] += B * velocity(y, s)[:, 0]
+    y[:, 1] += B / 2 * velocity(y, score(y, 0.6))[:, 1]
+    assert_close(step(Splitting("OBAB"), d, score, z, 0.7, 0.6, xi), y)
+
+
+@pytest.mark.parametrize("L", (0.0, 0.1, 0.1 * torch.ones(1, 1)))
+def test_orders_of_conjugate_steps(L):
+    assert all(abs(o - 1) < 0.45 for o in orders(Conjugate(L)))
+
+
+def test_conjugate_steps():
+    only = torch.tensor([0.0])
+    assert tune_lambda(trial["PSLD"], uniform(20, 0.1), values=only) == 0.0
+    d, z = trial["VP"], normal(3, 1, 2)
+    pair = (step(s, d, Score(d, law), z, 0.7, 0.4) for s in (Conjugate(), ddim))
+    assert_close(*pair)
+    d, z, ones = trial["PSLD"], normal(3, 2, 2), torch.ones(2, 2)
+    score = Score(d, law)
+    first = step(Conjugate(0.1), d, score, z, 0.7, 0.4)
+    second = step(Conjugate(0.1 * ones), d, score, z, 0.7, 0.4)  # after another Λ
+    assert (first - second).abs().max() > 1e-3
+    again = step(Conjugate(0.1 * ones), trial["PSLD"], score, z, 0.7, 0.4)
+    assert torch.equal(second, again)
+
+
+def test_one_step_of_dormand_and_prince():
+    y, s = torch.ones(3, 1).double(), torch.zeros(3).double()
+    h = torch.tensor([0.1, 0.2, -0.1]).double()
+    new, gap, slope = dopri_step(lambda y, s: y, y, s, h, y)  # y' = y, three at once
+    assert_close(new[:, 0], h.exp(), rtol=0, atol=1e-7)
+    assert_close(slope, new, rtol=1e-6, atol=0)
+    assert (gap.abs() < 1e-6).all() and (gap.abs() > 0).all()
+    found = rms(torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
+    assert_close(found, torch.tensor([12.5, 1.0]).double().sqrt())
+
+
+def test_adaptive_stops_after_its_steps():
+    y, few = torch.ones(2, 1).double(), dict(rtol=1e-8, atol=1e-8, max_steps=3)
+    with pytest.raises(ValueError, match="3 steps"):
+        adaptive(lambda y, s: y, y, 0.0, 1.0, **few)
+
+
+def test_dormand_prince_against_torchdiffeq():
+    d = trial["PSLD"]
+    score, z = Score(d, law), d.prior(normal(6, 2, 2))
+    fine = dict(eps=0.01, rtol=1e-6, atol=1e-6)
+    x, spent = dormand_prince(d, score, z, **fine)
+    alone = [dormand_prince(d, score, one, **fine) for one in z.split(1)]
+    assert_close(x, torch.cat([a for a, _ in alone]), rtol=1e-9, atol=1e-9)
+    assert spent.tolist() == [n.item() for _, n in alone]  # batch mates don't matter
+    ends, tight = torch.tensor([1.0, 0.01]).double(), dict(rtol=1e-10, atol=1e-10)
+    oracle = odeint(lambda t, y: d.flow(y, score(y, t), t), z[:1], ends, **tight)[-1]
+    errors = []
+    for tol in (1e-3, 1e-5, 1e-7):
+        found, _ = dormand_prince(d, score, z[:1], eps=0.01, rtol=tol, atol=tol)
+        errors.append((found - oracle).abs().max().item())
+    assert errors[0] > 8 * errors[1] > 64 * errors[2] and errors[2] < 1e-5
+    with pytest.raises(ValueError, match="t = 1"):
+        dormand_prince(d, lambda z, t: score(z, t) * float("nan"), z)
+    with pytest.raises(ValueError, match="eps"):
+        dormand_prince(d, score, z, eps=0.0)
+
+
+@pytest.mark.parametrize("recipe", ("VP", "PSLD"))
+def test_eight_points_are_reached_with_few_evaluations(recipe):
+    "Energy distances of 1000 samples from 1000 fresh draws, against two such sets."
+    angle = torch.arange(8).double() * torch.pi / 4
+    eight = Mixture(torch.stack([angle.cos(), angle.sin()], 1), 0.01)
+    slow = LinearBeta() if recipe == "VP" else LinearBeta(8.0, 8.0)
+    d = LinearDiffusion(recipes[recipe], slow, Sigma0=hsm(recipes[recipe]))
+
+    def fresh(g):
+        noise = torch.randn(1000, 2, generator=g, dtype=torch.float64)
+        return eight.sample(noise, generator=g)
+
+    def energy(a, b):
+        within = torch.cdist(a, a).mean() + torch.cdist(b, b).mean()
+        return (2 * torch.cdist(a, b).mean() - within).item()
+
+    def distances(sampler, n):
+        out = []
+        for g in (torch.Generator().manual_seed(i) for i in range(3)):
+            z = d.prior(torch.randn(1000, d.k, 2, generator=g, dtype=torch.float64))
+            times, score = even_log_snr(d, n), Score(d, eight)
+            x = sample(sampler, d, score, z, times, generator=g, final=False)[:, 0]
+            out.append(energy(x, fresh(g)))
+        return torch.tensor(out)
+
+    seeds = [torch.Generator().manual_seed(i) for i in range(3)]
+    floor = torch.tensor([energy(fresh(g), fresh(g)) for g in seeds])
+    best, worst = distances(DPMSolver(3), 23), distances(ddim, 6)
+    assert best.mean() < floor.mean() + 5 * floor.std() < worst.mean()
