@@ -300,6 +300,16 @@ def test_every_public_name_is_reachable(book):
     )
 
 
+def test_no_heading_of_an_entry_is_there_twice(book):
+    entry = re.compile(r"^### .*\{#([\w.-]+)\}$", re.M)
+    none(
+        f"{p.name}: {anchor}"
+        for p in book.values()
+        for anchor, n in Counter(entry.findall("\n".join(p.texts))).items()
+        if n > 1
+    )
+
+
 def test_api_lists_what_the_package_exports():
     listed = {
         (m, e.name.split(".")[0])

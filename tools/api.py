@@ -333,9 +333,9 @@ def render(
         number = page.split("_")[0]
         link = f"[notebook {number}, *{title(root / 'nbs' / page)}*]({page})"
         rows = [row(e, says[e.name]) for e in part]
-        name = f"gud_nb.{module}"
+        name = f"gud_nb.{module}".replace("__", r"\_\_")
         head = f"## {name} {{#{module.strip('_')}}}\n\nDerived in {link}."
-        table = "\n".join(["| name | what it is |", "|:--|:--|", *rows])
+        table = "\n".join(["| name | what it is |", "|:------|:--------------|", *rows])
         sources.append(f"{head}\n\n{table}")
     cells = [
         dict(

@@ -164,6 +164,7 @@ def entry(
     below: list,  # members that have no heading of their own
     says: dict,  # what is said of each name
     cfg: dict,  # the settings
+    twice: bool,  # whether another heading of the page has its anchor
 ) -> str:  # Markdown
     "A public name: its signature as it is written, its sentence, its members."
     link = f"{blob(cfg)}{cfg['lib_name']}/{e.module}.py#L{e.line}"
@@ -176,7 +177,7 @@ def entry(
     parts += [f"```python\n{e.signature}\n```", says[e.name]]
     rest = [m for m in below if m.kind != "field"]
     if rest:
-        what = f"Methods and properties of <code>{e.name}</code>"
+        what = f"More of <code>{e.name}</code>"
         parts.append(f'<details class="members"><summary>{what}</summary>')
         parts += [member(m, says[m.name]) for m in rest]
         parts.append("</details>")
@@ -191,6 +192,15 @@ def shown(
     return found[1] if found and cell["cell_type"] == "code" else ""
 
 
+def belongs(
+    e: api.Entry,  # a public name
+    name: str,  # of a class
+) -> bool:  # whether it is shown below the class
+    "Members belong to their class, and so does a value that is made by calling it."
+    made = e.kind == "value" and e.signature.startswith(f"{e.name} = {name}(")
+    return made or e.name.startswith(name + ".")
+
+
 def documented(
     cells: list[dict],  # of a page
     here: list,  # the entries of its module
@@ -202,13 +212,16 @@ def documented(
     heads = {n for n in map(shown, cells) if n in names}
     anchors = {n.lower() for n in heads}
     left = [e for e in here if e.name not in heads and e.anchor not in anchors]
-    done = []
+    done, used = [], set()
     for cell in cells:
         name = shown(cell)
         if name in names:
-            below = [e for e in left if e.name.startswith(name + ".")]
+            # a class and a function may differ in their first letter alone
+            twice = names[name].anchor in used
+            used.add(names[name].anchor)
+            below = [e for e in left if belongs(e, name)]
             left = [e for e in left if e not in below]
-            cell = markdown(entry(names[name], below, says, cfg))
+            cell = markdown(entry(names[name], below, says, cfg, twice))
         if not name or name in names:
             done.append(cell)
     if left:

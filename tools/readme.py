@@ -61,6 +61,7 @@ def relink(
 def outputs(
     cell: dict,  # a code cell
     pictures: dict,  # what was drawn so far, by path; added to
+    alt: str = "",  # text for who does not see what it drew
 ) -> list[str]:  # of markdown
     "What a code cell printed and drew."
     parts = []
@@ -69,7 +70,7 @@ def outputs(
         if "image/png" in data:
             path = f"README_files/{len(pictures)}.png"
             pictures[path] = base64.b64decode(text(data["image/png"]))
-            parts.append(f"![]({path})")
+            parts.append(f"![{alt}]({path})")
         elif "text/markdown" in data:
             parts.append(text(data["text/markdown"]).strip("\n"))
         elif plain := text(out.get("text", data.get("text/plain", ""))).strip("\n"):
@@ -94,7 +95,7 @@ def render(
         if code and flags.get("echo") != "false":
             parts.append(f"```python\n{code}\n```")
         if flags.get("output") != "false":
-            parts += outputs(cell, pictures)
+            parts += outputs(cell, pictures, flags.get("fig-alt", "").strip("\"'"))
     origin = f"{notebook.parent.name}/{notebook.name}"
     note = f"<!-- made by tools/readme.py from {origin}: edit that -->"
     page = "\n\n".join([p for p in parts if p] + [note]) + "\n"
