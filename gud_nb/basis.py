@@ -265,7 +265,7 @@ def dct_matrix(
     C[0] /= 2**0.5
     return C
 
-
+# %% ../nbs/04_basis.ipynb #8rfwea6j
 @cache
 def _cosines(n: int) -> Const:
     return Const(dct_matrix(n))

@@ -27,7 +27,7 @@ def gamma_from_B(
     "The negative log-SNR $γ = \\log(e^B - 1)$ of the VP process, stable at both ends."
     return B + torch.log(-torch.expm1(-B))
 
-
+# %% ../nbs/03_schedule.ipynb #wb1zq0ot
 def B_from_gamma(
     gamma: Tensor,  # (...), any real
 ) -> Tensor:  # (...), ≥ 0
@@ -319,7 +319,7 @@ def _windows(start: Tensor, width: float, low: float, high: float) -> LinearGamm
     slope = (high - low) / width
     return LinearGamma(low - start * slope, low + (1 - start) * slope, clip=(low, high))
 
-
+# %% ../nbs/03_schedule.ipynb #94wt1ae1
 def sequential(
     order: Tensor,  # (*comp) larger is noised earlier, generated later
     b: float,  # 0 ≤ b < 1: 0 all together, towards 1 one after the other
@@ -340,7 +340,7 @@ def _same_shape(first: Tensor, second: Tensor):
         "want one entry per component in both",
     )
 
-
+# %% ../nbs/03_schedule.ipynb #hh0zukf6
 def nested(
     outer: Tensor,  # (*comp) e.g. the wavelet level; larger is noised earlier
     inner: Tensor,  # (*comp) e.g. minus the column, in each window of `outer`
