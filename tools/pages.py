@@ -169,11 +169,8 @@ def entry(
     "A public name: its signature as it is written, its sentence, its members."
     link = f"{blob(cfg)}{cfg['lib_name']}/{e.module}.py#L{e.line}"
     marks = "".join(f"[]{{#{m.anchor}}}" for m in below if m.kind == "field")
-    parts = [
-        "---",
-        f"### {e.name} {{#{e.anchor}}}",
-        f"[source]({link}){{.source}}{marks}",
-    ]
+    head = f"### {e.name} {{#{e.anchor}{'-1' * twice}}}"
+    parts = ["---", head, f"[source]({link}){{.source}}{marks}"]
     parts += [f"```python\n{e.signature}\n```", says[e.name]]
     rest = [m for m in below if m.kind != "field"]
     if rest:
