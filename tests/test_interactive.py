@@ -175,7 +175,8 @@ const cases = {json.dumps(RECIPES)}, at = {json.dumps(TIMES)};
 const states = {json.dumps(STATES)};
 out.kernels = cases.map((c) => at.map((t) => {{
   const r = recipe(...c);
-  return [transition(r, BETA * t, hsm(r)), transition(r, BETA * t)];
+  const starts = [hsm(r), [0, 0, 0], [0.3, 0.05, 0.1]];
+  return starts.map((start) => transition(r, BETA * t, start));
 }}));
 out.snr = cases.map((c) => at.map((t) => logSNR(recipe(...c), BETA * t)));
 out.modes = cases.map((c) => eigenvalues(recipe(...c)));
@@ -222,8 +223,8 @@ def processes(data: list) -> list:
 def test_transitions_of_the_page(phases):
     for (Gamma, nu, M), kernels in zip(RECIPES, phases["kernels"]):
         recipe = phase_space(Gamma, nu, M)
-        B = 8 * f64(TIMES)
-        for which, start in enumerate((hsm(recipe), None)):
+        B, full = 8 * f64(TIMES), f64([[0.3, 0.05], [0.05, 0.1]])
+        for which, start in enumerate((hsm(recipe), None, full)):
             Phi, Sigma, L = transition(recipe, B, start)
             found = [k[which] for k in kernels]
             entries = dict(Phi=Phi.flatten(-2))
