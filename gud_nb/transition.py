@@ -187,7 +187,7 @@ def _noise(recipe: Recipe, B: Tensor, Phi: Tensor) -> Tensor:
     near = B <= reach * 2**doublings
     b = torch.where(near, B, 0.0)
     halvings = torch.log2(b.detach() / reach).ceil().clamp(0, doublings)
-    b = b * 2**-halvings
+    b = b * 2**-halvings  # within the reach of the series
     P = _horner(recipe._noise_terms, b) * b[..., None, None]
     for i in range(doublings):
         more = halvings > i
