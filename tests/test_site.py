@@ -90,14 +90,6 @@ def written(cell: dict) -> str:
     return "".join(cell["source"])
 
 
-def identifier(heading: str) -> str:
-    "The anchor that Pandoc gives a heading."
-    words = re.sub(r"\$[^$]*\$", lambda m: re.sub(r"\\\w+", "", m[0]), heading)
-    words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", words)
-    words = re.sub(r"[^\w\s.-]", "", words).lower().strip()
-    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", words)) or "section"
-
-
 def split(markdown: str) -> tuple[str, str]:
     "Text and fenced code, apart; the lines of one are empty in the other."
     text, code, fence = [], [], ""
@@ -130,11 +122,12 @@ class Page:
     @cached_property
     def anchors(self) -> Counter:
         text = "\n".join(self.texts)
-        found = Counter(re.findall(r"\{#([\w.:-]+)", text))
+        found = Counter(re.findall(r"\{#([\w.:-]+)|<span id=\"([\w.:-]+)\"", text))
+        found = Counter({a or b: n for (a, b), n in found.items()})
         for line in text.splitlines():
             head = re.match(r"#+\s+(.*)", line)
             if head and "{#" not in head[1]:
-                found[identifier(re.sub(r"\{.*\}", "", head[1]))] += 1
+                found[pages.identifier(re.sub(r"\{.*\}", "", head[1]))] += 1
         return found
 
     @property
@@ -300,13 +293,12 @@ def test_every_public_name_is_reachable(book):
     )
 
 
-def test_no_heading_of_an_entry_is_there_twice(book):
-    entry = re.compile(r"^### .*\{#([\w.-]+)\}$", re.M)
+def test_no_entry_shares_its_anchor(book):
+    every = {(e.page, e.anchor) for part in api.reference(ROOT).values() for e in part}
     none(
-        f"{p.name}: {anchor}"
-        for p in book.values()
-        for anchor, n in Counter(entry.findall("\n".join(p.texts))).items()
-        if n > 1
+        f"{page}: {anchor} is there {book[page].anchors[anchor]} times"
+        for page, anchor in sorted(every)
+        if book[page].anchors[anchor] > 1
     )
 
 
@@ -418,6 +410,17 @@ def test_formulas_are_not_escaped_twice(book):
         for p in book.values()
         for part in p.texts
         for found in re.findall(r"\$\\\\[a-zA-Z].{,40}", part)
+    )
+
+
+def test_commands_of_formulas_end_where_they_should(book):
+    merged = re.compile(
+        r"\\(?:log|exp|sqrt|frac|nabla|partial|tfrac|Phi|Sigma)[a-zA-Z]+"
+    )
+    none(
+        f"{p.name}: {found}"
+        for p in book.values()
+        for found in merged.findall("\n".join(p.texts))
     )
 
 

@@ -278,7 +278,7 @@ def escaped(
     plain = [re.sub(r"([*_|<>\[\]])", r"\\\1", p) for p in parts[::2]]
     parts[::2] = plain
     for n, part in enumerate(parts[1::2]):
-        bar = r"\vert " if part.startswith("$") else r"\|"
+        bar = r"\vert{}" if part.startswith("$") else r"\|"
         parts[2 * n + 1] = part.replace("|", bar)
     return "".join(parts)
 

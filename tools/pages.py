@@ -147,6 +147,13 @@ def relinked(
     return LINK.sub(move, text)
 
 
+def called(
+    e: api.Entry,  # a public name
+) -> str:  # in Markdown
+    "A name; two underscores would begin bold print."
+    return e.name.replace("__", r"\_\_")
+
+
 def member(
     e: api.Entry,  # a method, a property or a value
     says: str,  # of it, in Markdown
@@ -154,7 +161,7 @@ def member(
     "A name that has no heading of its own."
     return (
         f"::: {{#{e.anchor} .member}}\n"
-        f"[{e.name}]{{.name}}\n\n```python\n{e.signature}\n```\n\n"
+        f"[{called(e)}]{{.name}}\n\n```python\n{e.signature}\n```\n\n"
         f"{says}\n:::"
     )
 
@@ -168,8 +175,10 @@ def entry(
 ) -> str:  # Markdown
     "A public name: its signature as it is written, its sentence, its members."
     link = f"{blob(cfg)}{cfg['lib_name']}/{e.module}.py#L{e.line}"
-    marks = "".join(f"[]{{#{m.anchor}}}" for m in below if m.kind == "field")
-    head = f"### {e.name} {{#{e.anchor}{'-1' * twice}}}"
+    marks = "".join(
+        f'<span id="{m.anchor}"></span>' for m in below if m.kind == "field"
+    )
+    head = f"### {called(e)} {{#{e.anchor}{'-1' * twice}}}"
     parts = ["---", head, f"[source]({link}){{.source}}{marks}"]
     parts += [f"```python\n{e.signature}\n```", says[e.name]]
     rest = [m for m in below if m.kind != "field"]
@@ -224,7 +233,32 @@ def documented(
     if left:
         parts = [member(e, says[e.name]) for e in left]
         done.append(markdown("\n\n".join(["## Also exported", *parts])))
-    return done
+    return [apart(cell, {e.anchor for e in here}) for cell in done]
+
+
+def identifier(
+    heading: str,  # Markdown
+) -> str:  # an anchor
+    "The anchor that Pandoc gives a heading."
+    words = re.sub(r"\$[^$]*\$", lambda m: re.sub(r"\\\w+", "", m[0]), heading)
+    words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", words)
+    words = re.sub(r"[^\w\s.-]", "", words).lower().strip()
+    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", words)) or "section"
+
+
+def apart(
+    cell: dict,  # of a page
+    anchors: set,  # of the entries on it
+) -> dict:  # the cell, or one like it
+    "A heading whose words are the name of an entry leaves the anchor to the entry."
+
+    def other(found):
+        anchor = identifier(found[0].lstrip("#"))
+        return f"{found[0]} {{#about-{anchor}}}" if anchor in anchors else found[0]
+
+    if cell["cell_type"] != "markdown" or "```" in source(cell):
+        return cell
+    return cell | dict(source=re.sub(r"^#+ [^{\n]*$", other, source(cell), flags=re.M))
 
 
 def before(
@@ -296,7 +330,9 @@ def plain(
             parts += code(cell, text)
     text = "\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n"
     text = re.sub(r"^:::.*\n+|^</?details.*\n+", "", text, flags=re.M)
-    text = re.sub(r"(?<=[)\w\]}]) ?\{[#.][^}\n]*\}", "", text.replace("[]{#", "{#"))
+    text = re.sub(
+        r"(?<=[)\w\]}]) ?\{[#.][^}\n]*\}", "", re.sub("<span id.*?></span>", "", text)
+    )
     return re.sub(r"\]\(([\w]+\.ipynb)(#[^)]*)?\)", twin, text)
 
 
@@ -349,6 +385,8 @@ def code(
             parts.append(f"*Figure.* {' '.join(s for s in said if s)}")
         elif "text/markdown" in data:
             parts.append("".join(data["text/markdown"]))
+        elif "text/html" in data:
+            parts.append("*Interactive: see the page.*")
         elif printed := "".join(out.get("text", data.get("text/plain", ""))).strip():
             parts.append(f"```text\n{printed}\n```")
     return parts
