@@ -195,7 +195,7 @@ function drawCurves() {
   const ranks = shades.map((_, k) => Math.round(count ** (k / 5)));
   ranks.forEach((rank, k) => line(ctx, curve(sorted[rank - 1]), shades[k], 1.8));
   $("ranks").innerHTML = ranks
-    .map((rank, k) => `<span class="key" style="color: ${shades[k]}">${rank}</span>`)
+    .map((rank, k) => `<span class="key" style="--key: ${shades[k]}">${rank}</span>`)
     .join(" ");
   line(ctx, curve(state.row * n + state.column), colours.mark, 2.6, [6, 3]);
   line(ctx, [[X(state.t), Y(-20)], [X(state.t), Y(20)]], colours.mark, 1.5);
