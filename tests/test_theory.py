@@ -260,6 +260,31 @@ def test_the_residual_in_float32_and_in_one_dimension():
     assert_close(got.item(), -5.0 * 2 + 4)  # -D z + D'
 
 
+def test_drift_takes_any_batch_and_has_the_sign_of_Q():
+    D, Q = random_recipe(2, 0)
+    assert drift(D, Q, double_well, torch.zeros(3, 5, 2).double()).shape == (3, 5, 2)
+    residual = stationarity_residual(D, Q, double_well, torch.zeros(2).double())
+    assert residual.shape == ()
+    z = random_states(2)
+    turns = torch.tensor([[1.0, 3.0], [-3.0, 2.0]], dtype=torch.float64)
+    assert_close(drift(const(diagonal(1, 2)), const(3 * J), square, z), -z @ turns)
+
+
+@pytest.mark.parametrize(
+    "D, H, z, why",
+    [
+        (random_recipe(2, 0)[0], double_well, torch.zeros(4, 3).double(), "size"),
+        (const([1.0, 2.0]), double_well, random_states(2), r"give \(2, 2\)"),
+        (random_recipe(2, 0)[0], lambda s: s, random_states(2), "gives a number"),
+        (random_recipe(2, 0)[0], double_well, torch.ones(4, 2).long(), "floating-poi"),
+    ],
+)
+def test_drift_refuses(D, H, z, why):
+    Q = D if why.startswith("give ") else random_recipe(2, 0)[1]
+    with pytest.raises((ValueError, RuntimeError), match=why):
+        drift(D, Q, H, z)
+
+
 def test_the_theorem_and_the_class_agree():
     r = Recipe(two_phases, 3 * J, diagonal(1, 4))
     z = random_states(2)
