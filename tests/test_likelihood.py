@@ -6,7 +6,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.testing import assert_close
 
 from gud_nb import likelihood
-from gud_nb.basis import Pad
+from gud_nb.basis import PCA, Pad, Pixel, Scaled
 from gud_nb.denoiser import Dense, Independent, LowRank, Score, Spectral, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.likelihood import (
@@ -436,3 +436,134 @@ def test_labels_reach_the_score():
     assert_close(log_prob((d3, labelled), X3, labels).value, plain)
     seen = [elbo((d3, labelled), X3, labels, generator=generator()).value]
     assert_close(seen[0], elbo(S3, X3, generator=generator()).value)
+
+
+# Notebook 09 in detail: what its cells once swept
+
+
+def with_variances(n, seed=0):
+    "Numbers (n, 4) whose variances around 0 are exactly λ."
+    x = randn(n, 4, seed=seed)
+    return x / x.square().mean(0).sqrt() * LAM.sqrt()
+
+
+def test_equal_steps_converge_with_the_fourth_order():
+    d, x = process(vp(), LinearGamma(-9.0, 2.0)), with_variances(500)
+    S, fine = Score(d, Independent(ZERO, LAM)), dict(rtol=1e-9, atol=1e-9)
+    best = log_prob(S, x, prior=LAM, **fine).value
+    equal = (log_prob(S, x, steps=n, prior=LAM).value for n in (40, 80))
+    off = torch.stack([(value - best).abs().mean() for value in equal])
+    assert 3.4 < (off[0] / off[1]).log2() < 5
+    single = log_prob(S, x.float(), prior=LAM).value
+    assert_close(single, best, rtol=0, atol=5e-3)
+    cost = (best - log_prob(S, x, **fine).value).mean()  # of a prior for data at 0
+    assert_close(cost, d.prior_mismatch(LAM).sum(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("probe", (rademacher, normal))
+def test_probes_are_unbiased_and_their_error_is_measured(probe):
+    law, g = gaussian(ZERO, COV), generator()
+    S, x = Score(process(vp(), LinearBeta()), law), law.sample(randn(4, 4, seed=3))
+    sure, right = log_prob(S, x), log_prob(S, x, prior=law)
+    assert_close(sure.error, ZERO)
+    assert log_prob(S, x, probe=probe, generator=g, steps=20).error.isnan().all()
+    out = log_prob(S, x, probe=probe, draws=8, steps=20, generator=g)
+    assert ((out.value - sure.value).abs() < 5 * out.error + 0.01).all()
+    calm = log_prob(S, x, probe=probe, prior=law, generator=g)  # its trace is a formula
+    assert_close(calm.value, right.value, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ("shifted", "scaled", "whitened"))
+def test_density_is_that_of_data_space_in_any_basis(kind):
+    mean = torch.tensor([1.0, -2.0, 0.0, 0.5], dtype=f64)
+    pca = PCA.from_covariance(COV, mean)
+    b = dict(
+        shifted=Scaled(Pixel((4,)), mean),
+        scaled=Scaled(Pixel((4,)), mean, torch.tensor([0.5, 1.0, 2.0, 4.0])),
+        whitened=Scaled(pca, mean, pca.variances.sqrt()),
+    )[kind]
+    x = mean + randn(40, 4, seed=4) @ torch.linalg.cholesky(COV).T
+    truth = MultivariateNormal(mean, COV).log_prob(x)
+    unit = b.rotation(torch.eye(4, dtype=f64)).T / b.scale.reshape(
+        -1, 1
+    )  # x - mean to χ
+    law, d = gaussian(ZERO, unit @ COV @ unit.T), process(psld(), EVEN)
+    found = log_prob((d, Score(d, law), b), x, prior=law, generator=generator()).value
+    assert_close(found, truth, rtol=0, atol=4e-3)
+
+
+def test_slope_of_the_signal_to_noise_ratio():
+    "d|w|²/dt = -β w⊤T⁻¹DT⁻⊤w, for a schedule per component in phase space."
+    d = process(psld(), OWN)
+    times = equal_portions(d, state(d), 0.0, LAM)
+    u = (torch.arange(4000, dtype=f64) + 0.5) / 4000
+    t, some = times(u)[0][::80].clone().requires_grad_(), state(d, batch=50)
+    snr = d.frame(t, some).w.square().sum(-1)
+    slope = [torch.autograd.grad(v.sum(), t, retain_graph=True)[0] for v in snr.T]
+    frame = d.frame(t, some)
+    K = frame.inverse @ d.recipe.D @ frame.inverse.mT
+    falls = d.beta(t, some) * (frame.w * (K @ frame.w[..., None])[..., 0]).sum(-1)
+    assert_close(-torch.stack(slope).T, falls, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ("VP", "PSLD", "phase-space GUD"))
+def test_bound_without_variances_at_its_ends(name):
+    d, x = PROCESSES[name][0], with_variances(250, seed=5)
+    truth = Normal(0.0, LAM.sqrt()).log_prob(ZERO).sum() - 2
+    S = Score(d, Independent(ZERO, LAM))
+    R = torch.exp(-d.log_snr(first_time(d, state(d)), state(d)))
+    cost = (torch.log1p(R / LAM) / 2 + d.prior_mismatch(LAM)).sum()
+    for prior, want in ((LAM, truth), (0.0, truth - cost)):
+        out = elbo(S, x, draws=12, prior=prior, generator=generator(6))
+        value, error = out.value.mean(), out.error.square().mean().sqrt() / 250**0.5
+        assert abs(value - want) < 4 * error + 1e-4
+
+
+@pytest.mark.parametrize("recipe", (vp(), psld()))
+def test_prior_with_common_factors(recipe):
+    "What a short schedule leaves at t = 1 is correlated, and so is a LowRank prior."
+    loadings = torch.tensor([[2.0], [2.0], [1.0], [-1.0]])
+    shared = LowRank(ZERO, loadings, torch.tensor([0.2, 0.3, 0.1, 0.2]))
+    alone = Independent(ZERO, shared.component_variances)
+    x = shared.sample(randn(2000, 4, seed=5))
+    truth = shared.log_prob(x)
+    short = LinearGamma(torch.linspace(-11.0, -9.0, 4), 1.0)
+    start = hsm(recipe) if recipe.k > 1 else None
+    d = LinearDiffusion(recipe, short, Sigma0=start, by_snr=True)
+    R, S = torch.exp(-d.log_snr(1.0, state(d))), Score(d, shared)
+    theory = (shared.log_det(R) - alone.log_det(R)).item() / 2  # minus KL of priors
+    for prior, want in ((shared, 0.0), (alone, theory)):
+        found = elbo(S, x, draws=8, t0=0.0, prior=prior, generator=generator(5)).value
+        gap = found - truth
+        assert abs(gap.mean() - want) < 3 * gap.std() / 2000**0.5 + 2e-3
+
+
+class Shifted(torch.nn.Module):
+    "A network's stand-in: the exact score of a Gaussian whose mean is its label."
+
+    def __init__(self):
+        super().__init__()
+        self.diffusion = process(psld(), EVEN)
+        self.basis = Scaled(Pixel((1, 2, 2)), 0.0, 2.0)
+        self.unit = Independent(torch.zeros(1, 2, 2), torch.ones(1, 2, 2))
+
+    def forward(self, z, t, labels):
+        mean = labels.reshape(-1, 1, 1, 1)
+
+        def shifted(y, log_snr):
+            return mean + self.unit(y - mean, log_snr)
+
+        return Score(self.diffusion, shifted)(z, t)
+
+
+def test_a_model_with_a_basis_and_labels():
+    model, labels = Shifted().eval(), torch.tensor([0.0, 0.0, 0.5, 1.0])
+    x, g = torch.randn(4, 1, 2, 2, generator=generator(2)), generator(3)
+    truth = Normal(2 * labels.reshape(-1, 1, 1, 1), 2.0).log_prob(x).sum((1, 2, 3))
+    found = log_prob(model, x, labels, generator=g).value
+    assert_close(found, truth.double(), rtol=0, atol=1e-2)
+    bound = elbo(model, x, labels, draws=50, generator=g)
+    assert ((bound.value - found).abs() < 5 * bound.error + 0.05).all()
+    u = torch.randint(0, 256, x.shape, generator=g)
+    value = bits_per_dim(model, u, labels=labels, generator=g, steps=50).value
+    assert value.isfinite().all() and (value > 0).all()
