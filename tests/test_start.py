@@ -23,4 +23,4 @@ def test_start_imports_only_pictures():
     nodes = [n for c in cells for top in c.tree for n in ast.walk(top)]
     found = [n for n in nodes if isinstance(n, ast.ImportFrom) and "gud_nb" in n.module]
     names = {a.name for n in found for a in n.names}
-    assert names == {"eight_digits", "show_images", "show_rows"}
+    assert names == {"eight_digits", "show_rows"}
