@@ -318,7 +318,7 @@ function showValues() {
   const capital = kind[0].toUpperCase() + kind.slice(1);
   const modes = `${capital} (eigenvalues ${modesInWords()}): ${TEXTS[kind]}.`;
   const snr = ` Log-SNR of the position: ${signed(now, 1)} at this t, ${signed(end, 1)} at t = 1.`;
-  const rest = end > -5 ? " The end still contains much of the data: samplers start from the wrong law." : "";
+  const rest = end > -5 ? " The end still contains some of the data, and a sampler starts without any." : "";
   if (!timer.running()) $("said").textContent = modes + snr + rest;
 }
 
