@@ -265,7 +265,7 @@ def perturb(
     n, *comp = _batched("data", chi).shape
     of_shape("noise", noise, (n, self.k, *comp), chi)
     require(
-        aux is not None or self.aux_cov is None,
+        aux is not None or self.aux_cov is None or self.k == 1,
         "this diffusion was built for a known auxiliary start (DSM): "
         "pass aux, e.g. from draw_aux",
     )
@@ -285,11 +285,13 @@ def draw_aux(
     self: LinearDiffusion,
     noise: Tensor,  # (batch, k-1, *comp) standard normal
 ) -> Tensor | None:  # (batch, k-1, *comp)
-    "The auxiliary start that DSM conditions on; None where there is nothing to draw."
+    "The auxiliary start that DSM conditions on; None if the process draws none."
     if self.aux_cov is None:
         return None
     got, rest = tuple(floating("noise", noise).shape), self.k - 1
     require(got[1:2] == (rest,), f"got noise of shape {got}, want (batch, {rest}, ...)")
+    if rest == 0:  # a position alone has no auxiliary start
+        return noise
     values, vectors = torch.linalg.eigh(self.aux_cov[..., 1:, 1:].to(noise.device))
     root = vectors * values.clamp(min=0).sqrt()[..., None, :]
     comps = (1,) * (noise.ndim - 2) if root.ndim == 2 else root.shape[:-2]
@@ -560,8 +562,8 @@ def prior_mismatch(
     comp = variance.shape or self.schedule.shape or (1,)
     like = variance.new_zeros(1, self.k, *comp)
     if against is None:
-        x = variance * self.frame(1.0, like).w.square().sum(-1)[0]
-        return (x - torch.log1p(x)) / 2
+        ratio = variance * self.frame(1.0, like).w.square().sum(-1)[0]
+        return (ratio - torch.log1p(ratio)) / 2
     k = self.k
     ok = tuple(floating("against", against).shape[-2:]) == (k, k)
     got = tuple(against.shape)
