@@ -112,16 +112,16 @@ def discriminant(self: Recipe) -> Tensor:  # (...)
     disc = bend**2 + A[..., 0, 1] * A[..., 1, 0]
     return torch.as_tensor(np.asarray(disc, dtype=np.float64))
 
-
-@patch_derived
-def _white(self: Recipe) -> Tensor:  # (..., k, k)
-    "The drift matrix in units in which S = I: minus a noise minus a circulation."
-    root = torch.linalg.cholesky(self.S)
-    return torch.linalg.solve_triangular(root, self.A @ root, upper=False)
-
 # %% ../nbs/01_recipe.ipynb #01003e
 #| code-fold: true
 #| code-summary: "The reversed recipe, copies on devices, and repr"
+@patch_derived
+def _white(self: Recipe) -> Tensor:  # (..., k, k)
+    "The drift matrix in units in which S = I."
+    root = torch.linalg.cholesky(self.S)
+    return torch.linalg.solve_triangular(root, self.A @ root, upper=False)
+
+
 @patch_derived
 def _mirror(self: Recipe) -> Recipe:
     "The recipe with the circulation turned round."
@@ -250,13 +250,15 @@ def phase_space(
 ) -> Recipe:  # k = 2, shape of the broadcast arguments
     "Every process of two phases with the law $N(x; 0, 1) N(m; 0, M)$, one per entry."
     Gamma, nu, M, q, rho = _phase_numbers(Gamma, nu, M, q, rho)
-    c, o = rho * (Gamma * M * nu).sqrt(), torch.zeros_like(M)
+    c = rho * (Gamma * M * nu).sqrt()
+    zero, one = torch.zeros_like(M), torch.ones_like(M)
 
     def matrix(*entries):
         return torch.stack(entries, -1).unflatten(-1, (2, 2))
 
     D = matrix(Gamma, c, c, M * nu)
-    return Recipe(D, matrix(o, -q, q, o), matrix(o + 1, o, o, 1 / M))
+    Q = matrix(zero, -q, q, zero)
+    return Recipe(D, Q, matrix(one, zero, zero, 1 / M))
 
 # %% ../nbs/01_recipe.ipynb #010041
 #| code-fold: true
