@@ -74,7 +74,7 @@ def _even_odd(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _expm2(M: Tensor, q: Tensor) -> Tensor:
-    "exp(M) for 2×2 matrices, q = (tr M)²/4 - det M: exp(m) (cosh √q I + sinh √q/√q Y)."
+    "exp(M) for 2×2 matrices, q = (tr M)²/4 - det M: exp(m) (cosh √q I + sinh √q/√q N)."
     (a, b), (c, d) = (row.unbind(-1) for row in M.unbind(-2))
     mean, y = (a + d) / 2, (a - d) / 2
     even, odd, root = _even_odd(q)
@@ -187,13 +187,14 @@ def _noise(recipe: Recipe, B: Tensor, Phi: Tensor) -> Tensor:
     near = B <= reach * 2**doublings
     b = torch.where(near, B, 0.0)
     halvings = torch.log2(b.detach() / reach).ceil().clamp(0, doublings)
-    b = b * 2**-halvings  # within the reach of the series
+    b = b * 2**-halvings  # 1. within the reach: the series
     P = _horner(recipe._noise_terms, b) * b[..., None, None]
-    for i in range(doublings):
+    for i in range(doublings):  # 2. beyond it: doubling
         more = halvings > i
         P = torch.where(more[..., None, None], P + _turn(_phi(recipe, b), P), P)
         b = torch.where(more, 2 * b, b)
-    return torch.where(near[..., None, None], P, recipe.S - _turn(Phi, recipe.S))
+    far = recipe.S - _turn(Phi, recipe.S)  # 3. where it is safe: the subtraction
+    return torch.where(near[..., None, None], P, far)
 
 # %% ../nbs/02_transition.ipynb #020024
 #| code-fold: true
@@ -343,7 +344,7 @@ def scale_tril(
     B: Tensor | float,  # (...), ≥ 0
     Sigma0: Tensor | None = None,  # (..., k, k) covariance of the start; None: 0
 ) -> Tensor:  # (..., k, k) lower triangular, float64
-    "The Cholesky factor of `covariance`, as exact as the covariance itself."
+    "The Cholesky factor of `covariance`, without its cancellation for k = 1 and 2."
     return transition(recipe, B, Sigma0)[2]
 
 # %% ../nbs/02_transition.ipynb #020042
