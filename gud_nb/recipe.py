@@ -112,16 +112,18 @@ def discriminant(self: Recipe) -> Tensor:  # (...)
     disc = bend**2 + A[..., 0, 1] * A[..., 1, 0]
     return torch.as_tensor(np.asarray(disc, dtype=np.float64))
 
-# %% ../nbs/01_recipe.ipynb #01003e
+# %% ../nbs/01_recipe.ipynb #4z46vmzm
 #| code-fold: true
-#| code-summary: "The reversed recipe, copies on devices, and repr"
+#| code-summary: "The drift matrix in other units"
 @patch_derived
 def _white(self: Recipe) -> Tensor:  # (..., k, k)
     "The drift matrix in units in which S = I."
     root = torch.linalg.cholesky(self.S)
     return torch.linalg.solve_triangular(root, self.A @ root, upper=False)
 
-
+# %% ../nbs/01_recipe.ipynb #01003e
+#| code-fold: true
+#| code-summary: "The reversed recipe, copies on devices, and repr"
 @patch_derived
 def _mirror(self: Recipe) -> Recipe:
     "The recipe with the circulation turned round."
