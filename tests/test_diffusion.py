@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from gud_nb.core import act, state_layout
 from gud_nb.diffusion import LinearDiffusion, frame_at, hsm, lift
+from gud_nb.loss import score_matching
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.schedule import (
     Cosine,
@@ -51,6 +52,21 @@ def test_the_start_of_the_momentum():
         hsm("psld")
     with refused("(..., 1, 1)"):
         LinearDiffusion(vp(), Cosine(), Sigma0=torch.eye(2))
+
+
+def test_a_position_alone_has_no_start_to_draw(g):
+    plain = LinearDiffusion(vp(), LinearBeta())
+    drawn = LinearDiffusion(vp(), LinearBeta(), aux_cov=hsm(vp()))
+    x, noise = torch.randn(2, 3, generator=g), torch.randn(2, 1, 3, generator=g)
+    aux = drawn.draw_aux(torch.zeros(2, 0, 3))
+    assert aux.shape == (2, 0, 3)
+    z = plain.perturb(x, 0.3, noise).z
+    assert_close(drawn.perturb(x, 0.3, noise, aux).z, z)
+    assert_close(drawn.perturb(x, 0.3, noise).z, z)
+    loss = score_matching(drawn, lambda z, t: 0 * z, x, torch.full((2,), 0.3), noise)
+    assert_close(loss, noise.square().sum(1).mean(1))
+    with refused("want (batch, 0, ...)"):
+        drawn.draw_aux(noise)
 
 
 def test_a_start_integrated_out_and_one_drawn_add_up():
