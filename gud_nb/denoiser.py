@@ -206,7 +206,7 @@ def _posterior(self: Mixture, y: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
 
 # %% ../nbs/06_denoiser.ipynb #060049
 @patch
-def _answers(self: Mixture, y: Tensor, log_snr) -> tuple[Tensor, Tensor]:
+def _density_and_mean(self: Mixture, y: Tensor, log_snr) -> tuple[Tensor, Tensor]:
     "Log density and posterior mean, in double precision."
     self._checked(y)
     y = y.to(exact(y))
@@ -221,7 +221,7 @@ def denoise(
     log_snr: float | Tensor,  # number, (batch,) or (batch or 1, *comp or 1s)
 ) -> Tensor:  # (batch, *comp)
     "The posterior mean $E[χ|y]$."
-    return self._answers(y, log_snr)[1].reshape(y.shape).to(y)
+    return self._density_and_mean(y, log_snr)[1].reshape(y.shape).to(y)
 
 
 @patch
@@ -231,7 +231,7 @@ def log_prob(
     log_snr: float | Tensor = math.inf,  # as for denoise; inf: no noise
 ) -> Tensor:  # (batch,) nats, float64
     "Log density of noisy data."
-    return self._answers(y, log_snr)[0]
+    return self._density_and_mean(y, log_snr)[0]
 
 # %% ../nbs/06_denoiser.ipynb #h8zpg4dy
 @patch
