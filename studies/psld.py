@@ -50,7 +50,7 @@ from gud_nb.data import Images, cifar10, fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance
 from gud_nb.integrators import dormand_prince
-from gud_nb.loss import eps_from_score, score_from_eps
+from gud_nb.loss import eps_from_score
 from gud_nb.model import DiffusionModel, PhaseModel, ScoreModel, fit_law
 from gud_nb.network import UNet, count_parameters
 from gud_nb.recipe import cld, psld, vp
@@ -225,13 +225,8 @@ def across_known(model: PhaseModel):
 
     def score(z, t):
         kernel = d.kernel(t, z)
-        T = kernel.T.reshape(-1, d.k, d.k).double()  # one, or one for each image
-        w = torch.linalg.solve(T, kernel.phi.reshape(-1, d.k, 1).double())[..., 0]
-        w = (w / w.norm(dim=1, keepdim=True)).float().expand(len(z), -1)
-        white = torch.linalg.solve(T, z.flatten(2).double()).reshape(z.shape).float()
-        along = torch.einsum("nk,nk...->n...", w, model.eps(z, t) - white)
-        w = w.reshape(*w.shape, *[1] * (z.ndim - 2))
-        return score_from_eps(d, white + w * along[:, None], t)
+        along = (kernel.w * model.eps(z, t)).sum(1) / kernel.w.square().sum(1)
+        return d.score(z, t, kernel.observe(z) - along.to(z))
 
     return score
 
@@ -279,10 +274,8 @@ def errors(a: argparse.Namespace, model: DiffusionModel, data: Images):
         for z in p.z.split(250):
             off.append(eps_from_score(d, score(z, t), t))
         off = torch.cat(off) - p.eps
-        kernel = d.kernel(t, p.z)
-        T = kernel.T.reshape(d.k, d.k).double()
-        w = torch.linalg.solve(T, kernel.phi.reshape(d.k).double())
-        along = torch.einsum("k,nk...->n...", (w / w.norm()).float(), off)
+        w = d.kernel(t, p.z).w
+        along = (w / w.norm(dim=1, keepdim=True) * off).sum(1)
         row = row_of(a, "", "", "") | dict(at=level, sampling_seed="")
         each = off.square().flatten(2).mean((0, 2))
         for name, v in zip(("position", "momentum"), each.tolist()):
