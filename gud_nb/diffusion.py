@@ -119,6 +119,12 @@ def is_scalar(self: LinearDiffusion) -> bool:
 
 
 @patch(as_prop=True)
+def draws_aux(self: LinearDiffusion) -> bool:
+    "Whether an auxiliary start is drawn and kept (DSM): `perturb` then needs one."
+    return self.aux_cov is not None and self.k > 1
+
+
+@patch(as_prop=True)
 def start(self: LinearDiffusion) -> Tensor | None:
     "Covariance (..., k, k) of the whole auxiliary start, integrated out and drawn."
     parts = [C for C in (self.Sigma0, self.aux_cov) if C is not None]
@@ -265,7 +271,7 @@ def perturb(
     n, *comp = _batched("data", chi).shape
     of_shape("noise", noise, (n, self.k, *comp), chi)
     require(
-        aux is not None or self.aux_cov is None or self.k == 1,
+        aux is not None or not self.draws_aux,
         "this diffusion was built for a known auxiliary start (DSM): "
         "pass aux, e.g. from draw_aux",
     )

@@ -142,13 +142,12 @@ def score_matching(
     _process(diffusion)
     a_function("eps_model", eps_model, "(z, t) -> predicted noise")
     a_function("weight", weight, "(diffusion, t, z), such as eps_weight")
-    drawn = diffusion.aux_cov is not None and diffusion.k > 1
     require(
-        aux_noise is not None or not drawn,
+        aux_noise is not None or not diffusion.draws_aux,
         "this diffusion draws its auxiliary start (DSM): pass aux_noise, "
         "standard normal of shape (batch, k-1, *comp)",
     )
-    aux = diffusion.draw_aux(aux_noise) if drawn else None
+    aux = diffusion.draw_aux(aux_noise) if diffusion.draws_aux else None
     p = diffusion.perturb(chi, t, noise, aux)
     eps = eps_model(p.z, t)
     of_shape("predicted noise", eps, noise.shape)

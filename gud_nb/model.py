@@ -485,7 +485,7 @@ def eps(
     white = unit * n[:, None]
     if z.shape[1] > 1:
         white = act(kernel.rest, z, white)
-    if self.diffusion.aux_cov is None:
+    if not self.diffusion.draws_aux:
         return white
     L = state_layout(noise_factor(self.diffusion, t, z)).to(z)
     return act(L.transpose(1, 2), act(kernel.inverse.transpose(1, 2), white))

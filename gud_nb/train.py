@@ -242,7 +242,7 @@ class ScoreMatching(Objective):
         t = t if self.times is None else self.times(u, d)
         noise = draws.normal(d.k, *chi.shape[1:]).to(chi)
         aux = None
-        if d.aux_cov is not None:
+        if d.draws_aux:
             aux = draws.normal(d.k - 1, *chi.shape[1:]).to(chi)
 
         def eps(z, t):
@@ -988,7 +988,7 @@ def component_losses(
         return torch.randn(len(chi), k, *chi.shape[1:], **how)
 
     for t in times.tolist():
-        aux = None if d.aux_cov is None else d.draw_aux(draw(d.k - 1))
+        aux = d.draw_aux(draw(d.k - 1)) if d.draws_aux else None
         p = d.perturb(chi, t, draw(d.k), aux)
         out.append((model.eps(p.z, t) - p.eps).square().sum(1).mean(0))
     return torch.stack(out)
