@@ -1,0 +1,282 @@
+"""Noise levels of groups: which to train on, and which recipe and schedule to draw by.
+
+    GUD_DATA=folder python studies/levels.py train balanced --seed 0
+    GUD_DATA=folder python studies/levels.py schedules balanced --seed 0
+    GUD_DATA=folder python studies/levels.py recipes family --seed 0
+
+Fashion-MNIST at 16×16 (a black frame, then 2×2 pixels averaged) in Haar wavelets of two
+levels, white prior. Its 48 groups are the three levels (1, 3 and 12 coefficients) of
+the 16 patches of 4×4 pixels. One network (a U-Net of width 16) for all choices, the
+same law with 48 common factors, the same 2000 steps of 128; the choices differ in the
+noise levels that it is trained on:
+
+    standard      one level for all groups
+    soft          those of one schedule, coarse levels first, a = 2
+    columns       those of one schedule, columns of patches one after the other, b = .7
+    family        schedules of softness a in [0, 3] and columns b in [0, .9], at random
+    independent   a level for each group, whatever the others have
+    balanced      the same, with an even distribution of their mean
+
+`schedules` measures a model under VP on schedules from all of these, `recipes` under
+four recipes of equal log-SNR. n samples are compared with the training images in the
+features of the 14×14 classifier (the frame is cut off). Rows go to studies/results.csv.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from gud_nb.basis import Scaled, Wavelet, Whitened
+from gud_nb.data import fashion_mnist
+from gud_nb.diffusion import LinearDiffusion, hsm
+from gud_nb.evaluate import feature_extractor, frechet_distance
+from gud_nb.integrators import DEIS
+from gud_nb.adams import default_sampler
+from gud_nb.levels import (
+    GroupLevels,
+    balanced_shares,
+    independent_shares,
+    shared_shares,
+)
+from gud_nb.likelihood import dequantise, elbo, nats_to_bits
+from gud_nb.model import ScoreModel, fit_law, from_pretrained
+from gud_nb.network import UNet
+from gud_nb.recipe import cld, psld, third_order, vp
+from gud_nb.sampler import evaluations, fastest
+from gud_nb.schedule import Family, LinearGamma, nested
+from gud_nb.train import Denoising, Training, fit, schedule_levels
+from rows import parser, record, recorded
+
+SIDE, PATCH, LEVELS = 16, 4, 2
+WINDOW = dict(gamma_min=-9.0, gamma_max=3.0)
+STEPS, BATCH, RANK = 2000, 128, 48
+REST = 0.15
+CASES = "standard soft columns family independent balanced".split()
+SOFTNESSES = 0.0, 0.5, 1.0, 1.5, 2.0, 3.0
+COLUMNS = 0.3, 0.7, 0.9
+
+
+# Data, basis, groups
+
+
+@cache
+def images(train: bool = True) -> Tensor:
+    "Fashion-MNIST at 16×16, its levels blurred before the average."
+    g = torch.Generator().manual_seed(0)
+    x = dequantise(fashion_mnist(train=train).x, g)
+    return avg_pool2d(pad(x, (2, 2, 2, 2), value=-1.0), 2)
+
+
+def wavelets() -> Wavelet:
+    "Haar wavelets of two levels."
+    return Wavelet((1, SIDE, SIDE), "haar", LEVELS)
+
+
+@cache
+def scaled() -> tuple[Scaled, Tensor]:
+    "The basis with mean variance 1, and the variances of its components."
+    whitened = Whitened.fit(wavelets(), images()[:30_000], floor=1e-5)
+    size = whitened.scale.square().mean().sqrt()
+    basis = Scaled(wavelets(), whitened.mean, size)
+    return basis, (whitened.scale / size).square()
+
+
+def patches() -> Tensor:
+    "The patch of each component, (*comp), row by row from 0."
+    row, column = (wavelets().places // PATCH).long()
+    return row * (SIDE // PATCH) + column
+
+
+def groups() -> Tensor:
+    "Patch and level of each component, (*comp)."
+    return patches() * (LEVELS + 1) + wavelets().level.long()
+
+
+def softness_order() -> Tensor:
+    "Minus the log variance of the level of each component."
+    level, variances = wavelets().level, scaled()[1]
+    means = torch.stack([variances[level == i].mean() for i in range(LEVELS + 1)])
+    return -means.log()[level]
+
+
+def ordered(
+    a: float,  # softness: 1 standard, more: coarse levels first, less: fine ones
+    b: float,  # of the columns of patches, from left to right, in [0, 1)
+) -> LinearGamma:
+    "A schedule for every component."
+    order = softness_order() * (1.0 if a >= 1 else -1.0)
+    column = (patches() % (SIDE // PATCH)).double()
+    return nested(order, column, abs(a - 1.0), b, **WINDOW)
+
+
+def schedule(at: str) -> LinearGamma:
+    "The schedule that is written so, e.g. a=2 b=0."
+    return ordered(**{k: float(v) for k, v in (part.split("=") for part in at.split())})
+
+
+STANDARD, SOFT, COLUMN = "a=1 b=0", "a=2 b=0", "a=1 b=0.7"
+PLACES = [f"a={a:g} b=0" for a in SOFTNESSES] + [f"a=1 b={b:g}" for b in COLUMNS]
+
+
+# Training
+
+
+def levels(case: str, model: ScoreModel):
+    "The noise levels of a case, as a function of draws."
+    shares = dict(
+        standard=(shared_shares, 0.0),
+        independent=(independent_shares, REST),
+        balanced=(balanced_shares, REST),
+    )
+    if case in shares:
+        how, rest = shares[case]
+        return GroupLevels(groups(), how, rest=rest)
+    parts = model.network, model.diffusion, model.basis, model.law
+    how = dict(groups=model.groups, channel=True)
+    if case == "family":
+        family = Family(ordered, dict(a=(0.0, 3.0), b=(0.0, 0.9)))
+        return schedule_levels(ScoreModel(*parts, family=family, **how))
+    at = dict(soft=SOFT, columns=COLUMN)[case]
+    return schedule_levels(model.with_schedule(schedule(at)))
+
+
+def build(seed: int) -> ScoreModel:
+    "An untrained model."
+    basis, _ = scaled()
+    diffusion = LinearDiffusion(vp(), schedule(STANDARD))
+    law = fit_law(diffusion, basis, images()[:30_000], RANK)
+    torch.manual_seed(seed)
+    network = UNet(2, 1, width=16, groups=int(groups().max()) + 1)
+    return ScoreModel(network, diffusion, basis, law, groups=groups(), channel=True)
+
+
+def train(case: str, seed: int, out: Path, steps: int):
+    "Train a case, and save it."
+    model, folder = build(seed), out / f"{case}-{seed}"
+    objective = Denoising(levels(case, model))
+    how = dict(steps=steps, batch=BATCH, lr=2e-3, warmup=200, ema=0.998)
+    plan = Training(objective=objective, seed=seed, mixed=True, **how)
+    resume = (folder / "checkpoint.safetensors").exists()
+    files = dict(out=folder, resume=resume, keep=30.0)
+    last = fit(model, images(), plan, cpu=True, progress=False, **files)[-1]
+    about = dict(case=case, seed=seed, images=last["images"], loss=last["loss"])
+    about["seconds"] = last["seconds"]
+    model.save_pretrained(folder / "model", about=about)
+    print(about, flush=True)
+
+
+# Measures
+
+
+@cache
+def ruler():
+    "Features of images at 16×16, and those of the training images."
+    features = feature_extractor("fashion_mnist_14")
+
+    def cut(x: Tensor) -> Tensor:
+        return features(x[..., 1:-1, 1:-1])
+
+    return cut, cut(images())
+
+
+def distance(x: Tensor) -> float:
+    "The Fréchet distance from the training images."
+    features, real = ruler()
+    return frechet_distance(features(x), real).value
+
+
+@torch.no_grad()
+def drawn(model: ScoreModel, n: int, seed: int, sampler, spent: int) -> Tensor:
+    "Raw samples of so many evaluations each."
+    g = torch.Generator().manual_seed(seed)
+    times = fastest(model.diffusion, spent - evaluations(sampler, 0))
+    with torch.autocast("cpu", torch.bfloat16):
+        return model.sample(n, sampler, times, g).float()
+
+
+@torch.no_grad()
+def bits(model: ScoreModel, n: int) -> float:
+    "The variational bound on test images, bits per dimension of 256 grey levels."
+    found = []
+    for i, x in enumerate(images(False)[:n].split(64)):
+        g = torch.Generator().manual_seed(i)
+        how = dict(draws=8, t0=0.0, prior=model.law, generator=g)
+        found.append(elbo(model, x, **how).value)
+    return nats_to_bits(torch.cat(found), SIDE**2).mean().item()
+
+
+def at_hand(row: dict, measure: str) -> bool:
+    "Whether a row is in the table already."
+    return bool(recorded(**row, measure=measure))
+
+
+def measured(model, row: dict, sampler, spent: int):
+    "A row with a distance, if there is none."
+    name = type(sampler).__name__ if sampler is not default_sampler else "default"
+    row = row | dict(sampler=name, grid="fastest", evaluations=spent)
+    if not at_hand(row, "Fréchet distance"):
+        x = drawn(model, row["n"], row["sampling_seed"], sampler, spent)
+        record(row, "Fréchet distance", distance(x))
+
+
+def schedules(case: str, seed: int, model: ScoreModel, n: int, a):
+    "Distances and bits under VP on every schedule."
+    row = dict(study="levels, schedules", case=case, seed=seed)
+    row |= dict(images=model.about["images"])
+    for at in a.at or PLACES:
+        member = model.with_schedule(schedule(at))
+        for spent in a.evaluations or [25]:
+            here = row | dict(at=at, n=n, sampling_seed=seed)
+            measured(member, here, default_sampler, spent)
+        here = row | dict(at=at, n=a.test_images)
+        if not a.only and not at_hand(here, "bits per dimension"):
+            record(here, "bits per dimension", bits(member, a.test_images))
+
+
+RECIPES = {"VP": vp, "CLD": cld, "PSLD": psld, "third order": third_order}
+
+
+def recipes(case: str, seed: int, model: ScoreModel, n: int, a):
+    "Distances under four recipes, at equal log-SNR."
+    for at in a.at or (STANDARD, SOFT, COLUMN):
+        for name, make in RECIPES.items():
+            start = hsm(make()) if make().k > 1 else None
+            d = LinearDiffusion(make(), schedule(at), Sigma0=start, by_snr=True)
+            member = model.with_diffusion(d)
+            row = dict(study="levels, recipes", case=f"{case}, {name}", seed=seed)
+            row |= dict(images=model.about["images"], at=at)
+            for spent in a.evaluations or [25]:
+                for sampler in (default_sampler, DEIS(2)):
+                    here = row | dict(n=n, sampling_seed=seed)
+                    measured(member, here, sampler, spent)
+            here = row | dict(n=a.test_images)
+            if not a.only and not at_hand(here, "bits per dimension"):
+                record(here, "bits per dimension", bits(member, a.test_images))
+
+
+def main():
+    "Train or measure, with one thread."
+    p = parser(__doc__)
+    p.add_argument("what", choices=["train", "schedules", "recipes"])
+    p.add_argument("case", choices=CASES)
+    p.add_argument("--seed", type=int, default=0, help="of training and sampling")
+    p.add_argument("--steps", type=int, default=STEPS, help="of training")
+    p.add_argument("--n", type=int, default=2000, help="samples of a distance")
+    p.add_argument("--test-images", type=int, default=512, help="for bits")
+    p.add_argument("--at", nargs="+", help="schedules, e.g. 'a=2 b=0'; default: all")
+    p.add_argument("--evaluations", type=int, nargs="+", help="of a sample; 25")
+    p.add_argument("--only", action="store_true", help="distances, no bits")
+    p.add_argument("--out", type=Path, default=Path("runs/levels"), help="of models")
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    if a.what == "train":
+        return train(a.case, a.seed, a.out, a.steps)
+    model = from_pretrained(a.out / f"{a.case}-{a.seed}" / "model").eval()
+    dict(schedules=schedules, recipes=recipes)[a.what](a.case, a.seed, model, a.n, a)
+
+
+if __name__ == "__main__":
+    main()
