@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf, log, prod
 from numbers import Integral
+
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -46,7 +47,7 @@ class Sampler:
     evaluations: int  # of the denoiser or score, per step
     extra: int  # evaluations of a whole run beyond those of its steps
     memory: int  # earlier predictions that a step uses
-    order: int  # of convergence: weak where there is noise
+    order: int  # of convergence; where there is noise, that of the samples' law
     rises = False  # whether times may rise from one step to the next (notebook 08d)
 
     def __init_subclass__(cls):
@@ -81,11 +82,13 @@ class Sampler:
         return f"{type(self).__name__}({facts})"
 
 # %% ../nbs/08_sampler.ipynb #4eufffyi
+#| code-fold: true
+#| code-summary: "Checks: a sampler's facts, and its times"
 def _fields(cls) -> dict:
     "The annotated names of a class."
     return vars(cls).get("__annotations__", {})
 
-# %% ../nbs/08_sampler.ipynb #v5e6c39y
+
 def _ticks(times, rises: bool = False) -> Tensor:
     "A grid, or a path that may rise, checked, float64 on the CPU."
     try:
@@ -148,6 +151,8 @@ class Grid:
         return [all_times[i : i + 1] for i in range(len(self.times))]
 
 # %% ../nbs/08_sampler.ipynb #jh4d66qf
+#| code-fold: true
+#| code-summary: "Checks, and what coefficients need of a grid"
 def _process(diffusion) -> LinearDiffusion:
     "The diffusion itself; raise unless it is one."
     want = "a LinearDiffusion, such as LinearDiffusion(vp(), LinearBeta())"
@@ -185,7 +190,7 @@ def before(self: Grid) -> Frame:
     "The frames where the steps begin."
     return self.frames[:-1]
 
-# %% ../nbs/08_sampler.ipynb #q04603i8
+
 @patch(as_prop=True)
 def after(self: Grid) -> Frame:
     "The frames where the steps end."
@@ -259,6 +264,8 @@ def places(
     return [Local(t, score, denoiser, self, i) for i, t in times]
 
 # %% ../nbs/08_sampler.ipynb #fgm57dcg
+#| code-fold: true
+#| code-summary: "Check: the score is that of the process"
 def _same_process(other: LinearDiffusion, grid: Grid):
     "Raise unless another diffusion is the same process at all times of a grid."
     one, t, like = grid.diffusion, grid.times, grid.like
@@ -470,6 +477,8 @@ def _by_image(generator: ImageNoise, z: Tensor, draw: int, count: int) -> Tensor
     return generator(like, draw).transpose(0, 1)
 
 # %% ../nbs/08_sampler.ipynb #ondtk1ra
+#| code-fold: true
+#| code-summary: "Check: it is a sampler"
 def _sampler(sampler) -> Sampler:
     "Raise unless it is a sampler."
     require(
@@ -558,6 +567,8 @@ def sample(
     return z
 
 # %% ../nbs/08_sampler.ipynb #ok1lsxng
+#| code-fold: true
+#| code-summary: "Checks: generator and callback"
 def _same_device(generator: torch.Generator | ImageNoise | None, z: Tensor):
     "Raise unless a generator is on the device of the state, where it has one."
     _generator(generator)
@@ -573,7 +584,7 @@ def _called_back(callback):
     ok = callback is None or callable(callback)
     require(ok, f"got callback={in_words(callback)}, want a function (i, t, z)")
 
-
+# %% ../nbs/08_sampler.ipynb #evals001
 def evaluations(
     sampler: Sampler,  # whose steps are counted
     n: int,  # number of steps
@@ -730,6 +741,8 @@ def quadratic(
     return eps + (1 - eps) * (1 - torch.arange(n + 1, dtype=torch.float64) / n) ** 2
 
 # %% ../nbs/08_sampler.ipynb #080013
+#| code-fold: true
+#| code-summary: "Helpers: levels of noise, and the time at which a level is reached"
 def _source(source):
     "Raise unless it has levels of noise."
     want = "a Schedule or a LinearDiffusion, such as LinearBeta()"
@@ -770,6 +783,8 @@ def _reach(source, goal: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return high
 
 # %% ../nbs/08_sampler.ipynb #6lterulg
+#| code-fold: true
+#| code-summary: "Check: the levels are finite"
 def _finite(level: Tensor, eps: float):
     "Raise unless all levels are finite."
     require(
@@ -926,6 +941,8 @@ def propagate(
     return C if joint or shape else C.reshape(k, k)
 
 # %% ../nbs/08_sampler.ipynb #e4bf0e55
+#| code-fold: true
+#| code-summary: "Checks of the arguments"
 def _components(shape: tuple | None) -> tuple:
     "Component axes; one component where none are given."
     ok = shape is None or isinstance(shape, (tuple, list))
@@ -965,6 +982,8 @@ def _with_noise(sampler: Sampler, plan: list, C, z, units, joint: bool, last) ->
     return C
 
 # %% ../nbs/08_sampler.ipynb #iuiwzu6a
+#| code-fold: true
+#| code-summary: "The same for samplers with a memory"
 def _all_noise(sampler: Sampler, plan: list, C, units, joint: bool, last) -> Tensor:
     "The covariance of a whole run, where a step remembers: each draw apart."
     n, draws, past = len(units), sampler.noises, []
@@ -987,6 +1006,8 @@ def _columns(z: Tensor, joint: bool) -> Tensor:
     return z.flatten(1).T if joint else z.movedim((0, 1), (-1, -2))
 
 # %% ../nbs/08_sampler.ipynb #8xc88vzc
+#| code-fold: true
+#| code-summary: "The covariance at the start"
 def _prior_covariance(
     d: LinearDiffusion, like: Tensor, t: float, joint: bool
 ) -> Tensor:
