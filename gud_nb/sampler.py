@@ -190,7 +190,7 @@ def before(self: Grid) -> Frame:
     "The frames where the steps begin."
     return self.frames[:-1]
 
-
+# %% ../nbs/08_sampler.ipynb #q04603i8
 @patch(as_prop=True)
 def after(self: Grid) -> Frame:
     "The frames where the steps end."
