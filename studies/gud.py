@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from gud_nb.basis import (
     DCT,
@@ -60,14 +61,19 @@ from gud_nb.schedule import (
     tilted,
 )
 from gud_nb.train import (
+    Denoising,
     DiffusionModel,
+    Draws,
     PhaseModel,
     ScoreMatching,
     ScoreModel,
     Training,
     fit,
+    LineLevels,
+    Objective,
     fit_law,
     from_pretrained,
+    schedule_levels,
 )
 from rows import append, parser
 
@@ -110,26 +116,49 @@ def windows(
 
 
 @cache
-def crops() -> Tensor:
+def crops(train: bool = True) -> Tensor:
     "Two 16×16 crops of each CIFAR-10 image."
     g = torch.Generator().manual_seed(0)
-    return dequantise(windows(cifar10(train=True).x, 2, g), g)
+    return dequantise(windows(cifar10(train=train).x, 2, g), g)
 
 
 @cache
-def grey() -> Tensor:
+def grey(train: bool = True) -> Tensor:
     "Four 16×16 crops of each CIFAR-10 image, without colour, half of them mirrored."
     g = torch.Generator().manual_seed(0)
-    found = windows(cifar10(train=True).x.mean(1, keepdim=True), 4, g)
+    found = windows(cifar10(train=train).x.mean(1, keepdim=True), 4, g)
     found[::2] = found[::2].flip(-1)
     return found + (torch.rand(found.shape, generator=g) - 0.5) / 128
 
 
-def data_of(name: str) -> Tensor:
-    "The training images of a setting."
-    if name.startswith("crop-grey"):
-        return grey()
-    return crops() if name.startswith("crop") else images()
+@cache
+def cifar(train: bool = True) -> Tensor:
+    "CIFAR-10 at 16×16, each 2×2 pixels averaged, in 256 levels that are blurred once."
+    x = avg_pool2d(cifar10(train=train).x, 2)
+    levels = ((x + 1) * 127.5).round() / 127.5 - 1
+    return dequantise(levels, torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True)
+class Kind:
+    "Images of settings whose names have the same beginning."
+
+    title: str  # in cards
+    images: Callable  # train -> (n, *data)
+    features: str = ""  # the classifier that samples are compared by
+
+
+KINDS = {
+    "crop-grey": Kind("cifar10, grey crops of 16×16", grey),
+    "crop": Kind("cifar10, crops of 16×16", crops),
+    "cifar": Kind("cifar10 at 16×16", cifar, "cifar10_16"),
+    "": Kind("fashion_mnist", images, "fashion_mnist"),
+}
+
+
+def kind_of(name: str) -> Kind:
+    "The images of a setting."
+    return next(kind for start, kind in KINDS.items() if name.startswith(start))
 
 
 # Settings
@@ -143,19 +172,22 @@ class Setting:
     family: Family  # of their schedules
     groups: Tensor  # (*comp) of components, whose log-SNRs the network is given
     rank: int | None = None  # common factors in the law; None: variances alone
-    share: float = 0.0  # of training times by `snr_times`, instead of uniform
+    loss: str = "uniform"  # one of `LOSSES`
     width: int = 16  # of the network
     labels: bool = False  # whether the network is given classes
+
+
+PRIORS = ("white", "matching")  # noise of one size; noise of the data's variances
 
 
 def scaled(
     rotation: Basis,  # without a scale
     x: Tensor,  # (n, *data) training images
-    white: bool,  # components with variance 1, or with their own and mean 1
+    prior: str = "white",  # divided by one number; matching: each by its own deviation
 ) -> tuple[Basis, Tensor]:  # the scaled basis; the variances (*comp)
     "A basis scaled to data."
     fitted = Whitened.fit(rotation, x[:FIT], floor=1e-5)
-    if white:
+    if prior == "matching":
         return fitted, fitted.scale.square()
     size = fitted.scale.square().mean().sqrt()
     return Scaled(rotation, fitted.mean, size), (fitted.scale / size).square()
@@ -168,9 +200,9 @@ def merged(*groups: Tensor) -> Tensor:
 
 
 @cache
-def principal() -> PCA:
-    "Principal components of Fashion-MNIST."
-    return PCA.fit(images()[:FIT], floor=1e-8)
+def principal(data: Callable = images) -> PCA:
+    "Principal components of images."
+    return PCA.fit(data()[:FIT], floor=1e-8)
 
 
 def waves(kind: Callable) -> Basis:
@@ -183,10 +215,12 @@ def haar() -> Wavelet:
     return Wavelet((1, 28, 28), "haar", 2)
 
 
-def softness(rotation: Callable, white: bool, a: tuple) -> Setting:
+def softness(
+    rotation: Callable, prior: str = "white", a: tuple = (0.0, 1.6), data=images
+) -> Setting:
     "Components by their variance, softness a."
-    basis, variances = scaled(rotation(), images(), white)
-    fixed = dict(variances=variances, whitened=white, **ENDS)
+    basis, variances = scaled(rotation(), data(), prior)
+    fixed = dict(variances=variances, whitened=prior == "matching", **ENDS)
     family = Family(soft_conditioning, dict(a=a), fixed)
     return Setting(basis, family, bands(-variances.log(), 16))
 
@@ -194,10 +228,21 @@ def softness(rotation: Callable, white: bool, a: tuple) -> Setting:
 def box() -> Setting:
     "Softness and a tilt of the order between vertical and horizontal frequencies."
     cosines = DCT((1, 28, 28))
-    basis, variances = scaled(cosines, images(), True)
+    basis, variances = scaled(cosines, images(), "matching")
     other = cosines.frequencies[0] - cosines.frequencies[1]
     fixed = dict(variances=variances, other=other, whitened=True, **ENDS)
     family = Family(tilted, dict(a=(0.4, 1.6), w=(-0.6, 0.6)), fixed)
+    groups = merged(bands(-variances.log(), 8), bands(other, 4))
+    return Setting(basis, family, groups)
+
+
+def cifar_box() -> Setting:
+    "Softness and an order of Haar components from their variance to their column."
+    wavelets = Wavelet((3, SIDE, SIDE), "haar", 4)
+    basis, variances = scaled(wavelets, cifar())
+    other = column_order(wavelets)
+    fixed = dict(variances=variances, other=other, **ENDS)
+    family = Family(tilted, dict(a=(0.4, 1.6), w=(0.0, 1.0)), fixed)
     groups = merged(bands(-variances.log(), 8), bands(other, 4))
     return Setting(basis, family, groups)
 
@@ -208,7 +253,7 @@ def haar_columns() -> Setting:
     fixed = dict(outer=level, inner=column, **WINDOW)
     family = Family(nested, dict(a=(0.0, 6.0), b=(0.0, 0.8)), fixed)
     groups = merged(bands(column, 21), level.long())
-    return Setting(scaled(haar(), images(), True)[0], family, groups)
+    return Setting(scaled(haar(), images(), "matching")[0], family, groups)
 
 
 def columns() -> Setting:
@@ -216,7 +261,7 @@ def columns() -> Setting:
     pixel = Pixel((1, 28, 28))
     order = column_order(pixel)
     family = Family(sequential, dict(b=(0.0, 0.95)), dict(order=order, **WINDOW))
-    return Setting(scaled(pixel, images(), False)[0], family, bands(order, 28))
+    return Setting(scaled(pixel, images())[0], family, bands(order, 28))
 
 
 def crop_columns(rotation: Basis, x: Tensor) -> Setting:
@@ -224,7 +269,7 @@ def crop_columns(rotation: Basis, x: Tensor) -> Setting:
     order = column_order(rotation)
     ranges = dict(known=(0.0, 12.0), b=(0.0, 0.9))
     family = Family(continued, ranges, dict(order=order, **WINDOW))
-    return Setting(scaled(rotation, x, False)[0], family, bands(order, SIDE))
+    return Setting(scaled(rotation, x)[0], family, bands(order, SIDE))
 
 
 def crop_pixels() -> Setting:
@@ -236,7 +281,7 @@ def crop_grey() -> Setting:
     "Crops without colour, in principal components of a column."
     one = PCA.fit(grey()[:FIT].movedim(-1, 1).flatten(0, 1))
     setting = crop_columns(Columns(one, SIDE), grey())
-    return replace(setting, rank=256, share=1.0)
+    return replace(setting, rank=256, loss="snr")
 
 
 def but(make: Callable, **changes) -> Callable:
@@ -252,11 +297,11 @@ ROTATIONS = dict(
     pca=principal, dct=partial(waves, DCT), waves=partial(waves, Fourier), haar=haar
 )
 SETTINGS = {
-    f"{name}-{scale}": partial(softness, rotation, scale == "white", (0.0, 1.6))
+    f"{name}-{prior}": partial(softness, rotation, prior)
     for name, rotation in ROTATIONS.items()
-    for scale in ("white", "unit")
+    for prior in PRIORS
 }
-SETTINGS["pca-unit-alone"] = partial(softness, principal, False, (1.0, 1.0))
+SETTINGS["pca-white-alone"] = partial(softness, principal, a=(1.0, 1.0))
 SETTINGS["box"] = box
 SETTINGS["haar-columns"] = haar_columns
 SETTINGS["columns"] = columns
@@ -264,14 +309,20 @@ SETTINGS["crop-columns"] = crop_pixels
 GIVEN = ("mean", "cross", "channel")  # other ways to give the network its noise
 for way in GIVEN:
     SETTINGS[f"haar-columns-{way}"] = haar_columns
-for name in ("pca-unit-alone", "pca-unit", "pca-white", "haar-columns", "columns"):
-    SETTINGS[f"{name}-snr"] = but(SETTINGS[name], share=1.0)
+for name in ("pca-white-alone", "pca-white", "pca-matching", "haar-columns", "columns"):
+    SETTINGS[f"{name}-snr"] = but(SETTINGS[name], loss="snr")
 for name in ("columns", "haar-columns"):
     SETTINGS[f"{name}-factors"] = but(SETTINGS[name], rank=48)
-    SETTINGS[f"{name}-factors-snr"] = but(SETTINGS[name], rank=48, share=1.0)
-SETTINGS["dct-unit-long"] = SETTINGS["dct-unit"]
-SETTINGS["labels-long"] = but(SETTINGS["dct-unit"], share=1.0, width=24, labels=True)
+    SETTINGS[f"{name}-factors-snr"] = but(SETTINGS[name], rank=48, loss="snr")
+SETTINGS["dct-white-long"] = SETTINGS["dct-white"]
+SETTINGS["labels-long"] = but(SETTINGS["dct-white"], loss="snr", width=24, labels=True)
 SETTINGS["crop-grey"] = crop_grey
+for prior in PRIORS:
+    how = dict(prior=prior, data=cifar)
+    SETTINGS[f"cifar-{prior}"] = partial(softness, partial(principal, cifar), **how)
+SETTINGS["cifar-box"] = cifar_box
+for name in ("labels-long", "haar-columns-factors", "crop-grey"):
+    SETTINGS[f"{name}-image"] = but(SETTINGS[name], loss="image")
 PROCESSES = ("vp", "psld", "gud")
 HEADS = ("plain", "isotropic", "gaussian")  # what is known besides the network
 SETTINGS |= {f"head-{process}-{head}": None for process in PROCESSES for head in HEADS}
@@ -285,8 +336,12 @@ POINTS = {
         for a in (0.4, 0.7, 1.0, 1.3, 1.6)
         for w in (-0.6, -0.3, 0.0, 0.3, 0.6)
     ],
-    "pca-unit-alone": [dict(a=1.0)],
-    "dct-unit-long": [dict(a=a) for a in (0.0, 0.7, 1.0, 1.6)],
+    "cifar-box": [
+        dict(a=a, w=w) for a in (0.4, 0.7, 1.0, 1.3, 1.6) for w in (0.0, 0.35, 0.7, 1.0)
+    ],
+    "crop-grey": [dict(known=0.0, b=b) for b in (0.0, 0.5, 0.9)],
+    "pca-white-alone": [dict(a=1.0)],
+    "dct-white-long": [dict(a=a) for a in (0.0, 0.7, 1.0, 1.6)],
     "head-vp": [{}],
     "head-psld": [{}],
     "head-gud": [dict(a=1.0)],
@@ -311,11 +366,11 @@ def build_head(name: str, seed: int) -> tuple[DiffusionModel, Family | None, Ten
     _, process, kind = name.split("-")
     x, family, groups = images(), None, None
     if process == "gud":
-        setting = softness(principal, False, (0.0, 1.6))
+        setting = softness(principal)
         basis, family, groups = setting.basis, setting.family, setting.groups
         diffusion = LinearDiffusion(vp(), family())
     else:
-        basis = scaled(Pixel((1, 28, 28)), x, False)[0]
+        basis = scaled(Pixel((1, 28, 28)), x)[0]
         diffusion = LinearDiffusion(vp(), LinearBeta(0.1, 20.0))
     if process == "psld":
         diffusion = LinearDiffusion(psld(), LinearBeta(8.0, 8.0), Sigma0=hsm(psld()))
@@ -337,7 +392,7 @@ def build(name: str, seed: int) -> tuple[DiffusionModel, Family | None, Tensor]:
     "An untrained model, its family of schedules, its data."
     if name.startswith("head"):
         return build_head(name, seed)
-    setting, x, way = SETTINGS[name](), data_of(name), name.rpartition("-")[2]
+    setting, x, way = SETTINGS[name](), kind_of(name).images(), name.rpartition("-")[2]
     groups = None if way in ("mean", "channel") else setting.groups
     diffusion = LinearDiffusion(vp(), setting.family())
     channels, channel = setting.basis.data_shape[0], way == "channel"
@@ -394,13 +449,36 @@ class Places:
         append(self.table, row, FIELDS)
 
 
-def times_by_variance(model: ScoreModel, share: float):
-    "Training times by what is seen: notebook 07."
-    v = torch.ones((), dtype=torch.float64)
-    if isinstance(model, ScoreModel):
-        v = model.law.component_variances
+def uniform_times(model: ScoreModel) -> Objective:
+    "Squared errors of the noise of changing components at uniform times: a bound."
+    return ScoreMatching(active_only())
+
+
+def times_by_snr(model: ScoreModel) -> Objective:
+    "The same, at times by what is seen: notebook 07."
+    v = model.law.component_variances
     scale = torch.as_tensor(getattr(model.basis, "scale", 1.0)).to(v)
-    return snr_times(model.diffusion, v, v * scale**2, share)
+    return ScoreMatching(active_only(), snr_times(model.diffusion, v, v * scale**2))
+
+
+@dataclass(frozen=True)
+class Changing:
+    "Levels; where no component of an image changes, those of a uniform time."
+
+    first: LineLevels
+
+    def __call__(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        drawn, other = self.first(draws), replace(self.first, cdf=None)(draws)
+        some = drawn[1].flatten(1).any(1).reshape(-1, *[1] * (drawn[1].ndim - 1))
+        return tuple(torch.where(some, a, b) for a, b in zip(drawn, other))
+
+
+def error_of_images(model: ScoreModel) -> Objective:
+    "Errors of the image over what the law expects, levels by what is seen."
+    return Denoising(Changing(schedule_levels(model)))
+
+
+LOSSES = dict(uniform=uniform_times, snr=times_by_snr, image=error_of_images)
 
 
 def train(name: str, a: argparse.Namespace, places: Places):
@@ -408,12 +486,11 @@ def train(name: str, a: argparse.Namespace, places: Places):
     out = places.model(name, a.seed)
     model, family, x = build(name, a.seed)
     setting = SETTINGS[name]() if SETTINGS[name] else None
-    share, known = (setting.share, setting.labels) if setting else (0.0, False)
+    loss, known = (setting.loss, setting.labels) if setting else ("uniform", False)
+    objective = LOSSES[loss](model)
     if family is None:
-        how = dict(objective=ScoreMatching(times=snr_times(model.diffusion)))
-    else:
-        times = times_by_variance(model, share) if share else None
-        how = dict(objective=ScoreMatching(active_only(), times))
+        objective = ScoreMatching(times=snr_times(model.diffusion))
+    how = dict(objective=objective)
     if a.train_steps:
         how |= dict(steps=a.train_steps)
     else:
@@ -424,11 +501,10 @@ def train(name: str, a: argparse.Namespace, places: Places):
     resume = (out / "checkpoint.safetensors").exists()
     files = dict(out=out, resume=resume, keep=30.0)
     last = fit(model, x, plan, classes, cpu=True, **files)[-1]
-    crop, width = name.startswith("crop"), model.network.config["width"]
-    about = dict(data="cifar10, crops of 16×16" if crop else "fashion_mnist")
-    about |= dict(setting=name, images=last["images"], steps=last["step"])
-    about |= dict(processor_seconds=last["seconds"], seed=a.seed, batch=128)
-    about |= dict(width=width, loss=last["loss"])
+    width = model.network.config["width"]
+    about = dict(data=kind_of(name).title, setting=name, objective=loss)
+    about |= dict(images=last["images"], steps=last["step"], batch=128, seed=a.seed)
+    about |= dict(processor_seconds=last["seconds"], width=width, loss=last["loss"])
     model.save_pretrained(out / "model", about=about)
     print(about, flush=True)
 
@@ -453,20 +529,24 @@ def frechet(
     model: DiffusionModel,  # in evaluation mode
     sampler: Sampler,  # how to sample
     a: argparse.Namespace,  # n samples, steps evaluations
+    name: str,  # of the setting
     **how,  # labels, guidance
 ) -> float:
     "The Fréchet distance of samples from the training images."
     g, n = torch.Generator().manual_seed(0), a.steps - evaluations(sampler, 0)
     times = fastest(model.diffusion, n)
     y = model.sample(a.n, sampler, times, g, batch=125, **how)
-    features = feature_extractor("fashion_mnist")
-    return float(measure("", features(y.clamp(-1, 1)), real_features())["frechet"])
+    kind = kind_of(name)
+    features, real = feature_extractor(kind.features), real_features(kind)
+    return float(measure("", features(y.clamp(-1, 1)), real)["frechet"])
 
 
 @cache
-def real_features() -> Tensor:
+def real_features(kind: Kind) -> Tensor:
     "Features of the training images."
-    return feature_extractor("fashion_mnist")(fashion_mnist(train=True).x)
+    clothes = kind.images is images
+    x = fashion_mnist(train=True).x if clothes else kind.images()
+    return feature_extractor(kind.features)(x)
 
 
 def untrained(name: str, a: argparse.Namespace, places: Places):
@@ -474,7 +554,7 @@ def untrained(name: str, a: argparse.Namespace, places: Places):
     model = build(name, 0)[0].eval()
     at = dict(a=1.0) if dict(a=1.0) in points(name) else points(name)[0]
     member = model.at(**at) if model.family else model
-    value, error = bits(member, images(False)[: a.test_images])
+    value, error = bits(member, kind_of(name).images(False)[: a.test_images])
     row = dict(name=f"{name}-untrained", seed=0, images=0, measure="bits")
     row |= dict(value=f"{value:.5g}", error=f"{error:.2g}", n=a.test_images)
     places.append(row | dict(evaluations=0))
@@ -484,7 +564,7 @@ def judge(name: str, a: argparse.Namespace, places: Places, variants: list[tuple
     "Append the distance of each variant (title, model, sampler, how) of one model."
     for title, member, sampler, how in variants:
         began = time.process_time()
-        value = frechet(member, sampler, a, **how)
+        value = frechet(member, sampler, a, name, **how)
         spent = time.process_time() - began
         row = dict(name=name, seed=a.seed, at=title, images=member.about["images"])
         row |= dict(measure="frechet", value=f"{value:.5g}", n=a.n, evaluations=a.steps)
@@ -520,14 +600,16 @@ def recipes(name: str, a: argparse.Namespace, places: Places):
 
 
 def evaluate(name: str, a: argparse.Namespace, places: Places):
-    """Bits and distances over the family; with `--prior`, distances of the same
+    """Bits and distances over the family; with `--factors`, distances of the same
     weights started from a prior that has common factors."""
-    model, title = places.trained(name, a.seed), f"{name}-prior" if a.prior else name
+    model, title = places.trained(name, a.seed), f"{name}-prior" if a.factors else name
     keys = ("name", "seed", "at", "measure", "evaluations")
     done = {tuple(r[k] for k in keys) for r in places.rows()}
-    what = ["frechet"] if a.prior or name.startswith("head") else a.what
+    what = ["frechet"] if a.factors or name.startswith("head") else a.what
+    if not kind_of(name).features:
+        what = ["bits"]
     informed = None
-    if a.prior:
+    if a.factors:
         informed = fit_law(model.diffusion, model.basis, images()[:FIT], 48)
     elif name.startswith("head-gud"):  # all three begin where the data end
         informed = fit_law(model.diffusion, model.basis, images()[:FIT])
@@ -543,10 +625,12 @@ def evaluate(name: str, a: argparse.Namespace, places: Places):
             began = time.process_time()
             row = dict(name=title, seed=a.seed, at=place, images=model.about["images"])
             if measured == "bits":
-                value, error = bits(member, images(False)[: a.test_images])
+                value, error = bits(
+                    member, kind_of(name).images(False)[: a.test_images]
+                )
                 row |= dict(error=f"{error:.2g}", n=a.test_images)
             else:
-                value = frechet(member, DPMSolver(2), a)
+                value = frechet(member, DPMSolver(2), a, name)
                 row |= dict(n=a.n)
             row |= dict(measure=measured, value=f"{value:.5g}", evaluations=spent)
             seconds = time.process_time() - began
@@ -565,7 +649,7 @@ width {width} ({millions:.1f} million parameters) that is given the noising stat
 | | |
 |---|---|
 | data | {data} |
-| training | {images:,} images, {steps:,} steps of 128, times by SNR, \
+| training | {images:,} images, {steps:,} steps of 128, errors of the image, \
 {seconds:.0f} s of one processor core, seed 0 |
 | measured | {measured} |
 | in | `nbs/32_gud_trained.ipynb` |
@@ -576,7 +660,7 @@ Limits: {limits}
     gud_sample --model {title} --softness {example}
 """
 SHIPPED = {
-    "labels-long": dict(
+    "labels-long-image": dict(
         title="gud-fashion-mnist",
         what="28×28 images of clothes, with labels",
         basis="a cosine basis with white prior",
@@ -586,7 +670,7 @@ SHIPPED = {
         limits="a small network after twenty minutes of one core; outlines are right, "
         "texture and print are often lost.",
     ),
-    "haar-columns-factors-snr": dict(
+    "haar-columns-factors-image": dict(
         title="gud-haar-columns",
         what="28×28 images of clothes",
         basis="a Haar basis of two levels with the variance-matching prior",
@@ -596,7 +680,7 @@ SHIPPED = {
         limits="five minutes of one core; made for looking at schedules, not at "
         "clothes; no labels.",
     ),
-    "crop-grey": dict(
+    "crop-grey-image": dict(
         title="gud-cifar-columns",
         what="16×16 crops of photographs, in grey",
         basis="principal components of each column of pixels",
@@ -630,7 +714,9 @@ def ship(name: str, a: argparse.Namespace, places: Places):
         raise SystemExit(f"got the setting {name}, want one of {', '.join(SHIPPED)}")
     model, how = places.trained(name, 0), SHIPPED[name]
     mine = (r for r in places.rows() if r["name"] == name)
-    measured = [in_words(r) for r in mine if r["at"] in ("a=1", "a=2 b=0.4")]
+    measured = [
+        in_words(r) for r in mine if r["at"] in ("a=1", "a=2 b=0.4", "known=0 b=0.5")
+    ]
     folder = places.weights / how["title"]
     about = dict(model.about, measured=measured)
     model.save_pretrained(folder, torch.float16, about)
@@ -673,7 +759,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--test-images", type=int, default=512, help="for bits")
     p.add_argument("--points", type=int, help="measure at the first few places alone")
     text = "start from a prior with common factors (Fréchet distances only)"
-    p.add_argument("--prior", action="store_true", help=text)
+    p.add_argument("--factors", action="store_true", help=text)
     kinds = ["bits", "frechet"]
     p.add_argument("--what", nargs="+", default=kinds, choices=kinds)
     p.add_argument("--out", type=Path, help="folder of everything that is written")
