@@ -11,7 +11,7 @@ same law with 48 common factors, the same 2000 steps of 128; the choices differ 
 noise levels that it is trained on:
 
     standard      one level for all groups
-    soft          those of one schedule, coarse levels first, a = 2
+    soft          those of one schedule, coarse levels first, a = 1.5
     columns       those of one schedule, columns of patches one after the other, b = .7
     family        schedules of softness a in [0, 3] and columns b in [0, .9], at random
     independent   a level for each group, whatever the others have
@@ -117,7 +117,7 @@ def schedule(at: str) -> LinearGamma:
     return ordered(**{k: float(v) for k, v in (part.split("=") for part in at.split())})
 
 
-STANDARD, SOFT, COLUMN = "a=1 b=0", "a=2 b=0", "a=1 b=0.7"
+STANDARD, SOFT, COLUMN = "a=1 b=0", "a=1.5 b=0", "a=1 b=0.7"
 PLACES = [f"a={a:g} b=0" for a in SOFTNESSES] + [f"a=1 b={b:g}" for b in COLUMNS]
 
 
