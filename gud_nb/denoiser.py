@@ -126,6 +126,8 @@ class Law:
         )
 
 # %% ../nbs/06_denoiser.ipynb #fg42neoc
+#| code-fold: true
+#| code-summary: "Check: tensors of a law are finite"
 def _own(law: Law, **tensors: Tensor):
     "Set the fields of a frozen law in float64, each with a constant beside it."
     for name, value in tensors.items():
@@ -266,6 +268,8 @@ class Gaussian(Law):
         raise NotImplementedError(f"{type(self).__name__} must define {name}")
 
 # %% ../nbs/06_denoiser.ipynb #dksts4eu
+#| code-fold: true
+#| code-summary: "Declared: gain, solve and root"
 @patch
 def gain(
     self: Gaussian,
@@ -298,6 +302,8 @@ def root(
     self._missing("root")
 
 # %% ../nbs/06_denoiser.ipynb #dpfuwgom
+#| code-fold: true
+#| code-summary: "Declared: determinant and variance"
 @patch
 def log_det(
     self: Gaussian,
@@ -440,6 +446,8 @@ class Spectral(Gaussian):
         return alone(_dense, self)  # no transform of the caller applies to it
 
 # %% ../nbs/06_denoiser.ipynb #kisg1bdm
+#| code-fold: true
+#| code-summary: "The same law by its covariance matrix"
 def _dense(law: Spectral) -> "Dense":
     "A law by its covariance matrix instead of its spectrum."
     d, V = law.mean.numel(), law.vectors
@@ -493,6 +501,8 @@ def gain(self: Spectral, v, R, factor=None):
     return self._apply(lambda C, R: C / (C + R), v, R)
 
 # %% ../nbs/06_denoiser.ipynb #dj91ywbn
+#| code-fold: true
+#| code-summary: "solve: f = 1 / (C + R)"
 @patch
 def solve(self: Spectral, v, R, factor=None):
     if not _one_level(R):
@@ -500,6 +510,8 @@ def solve(self: Spectral, v, R, factor=None):
     return self._apply(lambda C, R: 1 / (C + R), v, R)
 
 # %% ../nbs/06_denoiser.ipynb #a9xkmeug
+#| code-fold: true
+#| code-summary: "root, determinant and variance"
 @patch
 def root(self: Spectral, v, R):
     if not _one_level(R):
@@ -522,6 +534,8 @@ def variance(self: Spectral, R, factor=None):
     return (total / self.mean.numel()).reshape(R.shape)
 
 # %% ../nbs/06_denoiser.ipynb #ocyoo14h
+#| code-fold: true
+#| code-summary: "Check: a matrix is a covariance"
 def _is_covariance(C: Tensor):
     "Raise a `ValueError` unless a matrix is symmetric and positive semidefinite."
     size = C.abs().max().item()
@@ -599,6 +613,8 @@ def _noise(self: Dense, v: Tensor, R: Tensor, factor) -> Tensor:
     return torch.cat(out).reshape(v.shape).to(v)
 
 # %% ../nbs/06_denoiser.ipynb #d7q7u6b2
+#| code-fold: true
+#| code-summary: "Root, determinant and variance of a dense law"
 @patch
 def root(self: Dense, v, R):
     R, flat = self._levels(R), v.flatten(1)
@@ -861,6 +877,8 @@ def fit_low_rank(
     return LowRank(mean.reshape(shape), F * scale[:, None], rest)
 
 # %% ../nbs/06_denoiser.ipynb #p9i6tgnb
+#| code-fold: true
+#| code-summary: "The leading eigenpairs"
 def _leading(chi: Tensor, mean: Tensor, scale: Tensor, rank: int):
     "A function of weights w: leading eigenpairs of the correlations, scaled by w."
     if len(mean) > 2048:  # without a d×d matrix
