@@ -3,6 +3,8 @@
     GUD_DATA=folder python studies/levels.py train balanced --seed 0
     GUD_DATA=folder python studies/levels.py schedules balanced --seed 0
     GUD_DATA=folder python studies/levels.py recipes family --seed 0
+    GUD_DATA=folder python studies/levels.py orders balanced --seed 0
+    GUD_DATA=folder python studies/levels.py complete balanced --seed 0
 
 Fashion-MNIST at 16×16 (a black frame, then 2×2 pixels averaged) in Haar wavelets of two
 levels, white prior. Its 48 groups are the three levels (1, 3 and 12 coefficients) of
@@ -18,23 +20,37 @@ noise levels that it is trained on:
     balanced      the same, with an even distribution of their mean
 
 `schedules` measures a model under VP on schedules from all of these, `recipes` under
-four recipes of equal log-SNR. n samples are compared with the training images in the
+four recipes of equal log-SNR, `orders` with 25 evaluations on levels that are chosen
+before or on the way (notebook 14d), `complete` when half of an image is known. n samples are compared with the training images in the
 features of the 14×14 classifier (the frame is cut off). Rows go to studies/results.csv.
 """
 
-from functools import cache
+import math
+from functools import cache, partial
 from pathlib import Path
 
 import torch
+from rows import parser, record, recorded
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from gud_nb.adams import default_sampler
+from gud_nb.adaptive import (
+    EqualInformation,
+    Fixed,
+    LawVariance,
+    denoise_by,
+    independent_rounds,
+    posterior_variance,
+    window_levels,
+)
 from gud_nb.basis import Scaled, Wavelet, Whitened
+from gud_nb.condition import Mask, MomentMatching, sample_given
 from gud_nb.data import fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance
+from gud_nb.frozen import Frozen, inpaint_frozen
 from gud_nb.integrators import DEIS
-from gud_nb.adams import default_sampler
 from gud_nb.levels import (
     GroupLevels,
     balanced_shares,
@@ -45,10 +61,9 @@ from gud_nb.likelihood import dequantise, elbo, nats_to_bits
 from gud_nb.model import ScoreModel, fit_law, from_pretrained
 from gud_nb.network import UNet
 from gud_nb.recipe import cld, psld, third_order, vp
-from gud_nb.sampler import evaluations, fastest
+from gud_nb.sampler import ImageNoise, evaluations, fastest, image_noise
 from gud_nb.schedule import Family, LinearGamma, nested
 from gud_nb.train import Denoising, Training, fit, schedule_levels
-from rows import parser, record, recorded
 
 SIDE, PATCH, LEVELS = 16, 4, 2
 WINDOW = dict(gamma_min=-9.0, gamma_max=3.0)
@@ -257,10 +272,176 @@ def recipes(case: str, seed: int, model: ScoreModel, n: int, a):
                 record(here, "bits per dimension", bits(member, a.test_images))
 
 
+# Orders chosen before, or on the way
+
+EVALUATIONS, LOOK = 25, 6
+PATCHES = (SIDE // PATCH) ** 2
+ROUNDS = [1, 1, 2, 4, 8]
+
+
+def patch_rounds() -> Tensor:
+    "The round of each patch, (16,): those of a round have little in common."
+    C = scaled()[0](images()[:30_000]).flatten(1).T.cov().double()
+    C = C + math.exp(WINDOW["gamma_min"]) * torch.eye(len(C))
+    rounds = independent_rounds(C, patches().flatten(), ROUNDS)
+    order = torch.empty(PATCHES)
+    for i, some in enumerate(rounds):
+        order[some] = i
+    return order
+
+
+def of_groups(order: Tensor) -> Tensor:
+    "An order of patches (..., 16) as one of the groups (..., 48)."
+    return order.repeat_interleave(LEVELS + 1, -1)
+
+
+def fixed_orders() -> dict:
+    "Orders (48,) and softness b of their windows."
+    patch = torch.arange(PATCHES)
+    level = torch.arange(LEVELS + 1).repeat(PATCHES)
+    g = torch.Generator().manual_seed(0)
+    random = torch.randperm(PATCHES, generator=g)
+    found = {
+        "even": (torch.zeros(level.shape), 0.0),
+        "coarse levels first": (level, 0.3),
+    }
+    for name, order in {
+        "columns": patch % (SIDE // PATCH),
+        "patches, row by row": patch,
+        "patches, random": random,
+        "patches, independent rounds": patch_rounds(),
+    }.items():
+        found[name] = of_groups(order.double()), 0.5
+    return found
+
+
+def first_state(model: ScoreModel, n: int, source: ImageNoise) -> tuple[Tensor, Tensor]:
+    "Observations of the law at the first level, and that level of all groups."
+    like = torch.zeros(n, *model.basis.shape)
+    chi = model.law.sample(source.branch(1)(like))
+    level = torch.full((1, 3 * PATCHES), -WINDOW["gamma_max"], dtype=torch.float64)
+    return chi + torch.exp(-level[0, 0] / 2).float() * source.branch(2)(like), level
+
+
+def along(model, y, level, source, levels, **how):
+    "The end of a way along fixed levels."
+    variance = LawVariance(model.law, model.groups)
+    plan = Fixed(model.groups, levels, variance)
+    with torch.autocast("cpu", torch.bfloat16):
+        return denoise_by(plan, model.denoise, y, level, len(levels) - 1, source, **how)
+
+
+def looked(model, y, level, source, first: str, **how):
+    "A part of the way together; then patches in the order of their variances."
+    together = window_levels(torch.zeros(1, level.shape[-1]), LOOK, 0.0, -3.0, 0.0)
+    y, level = along(model, y, level, source.branch(3), together[:, 0], **how)
+    now = level[:, model.groups]
+    _, V = posterior_variance(model.denoise, y, now, patches(), source.branch(4))
+    sign = 1.0 if first == "certain" else -1.0
+    order = of_groups((sign * V).argsort(1).argsort(1).double())
+    steps = EVALUATIONS - 1 - 2 - LOOK
+    levels = window_levels(order, steps, 0.5, level)
+    return along(model, y, level, source.branch(5), levels, **how)
+
+
+def informed(model, y, level, source, probes: int, **how):
+    "Steps of equal information."
+    variance = None if probes else LawVariance(model.law, model.groups)
+    plan = EqualInformation(model.groups, 1, probes=probes, variance=variance)
+    steps = (EVALUATIONS - 1) // plan.evaluations
+    plan = EqualInformation(model.groups, steps, probes=probes, variance=variance)
+    return denoise_by(plan, model.denoise, y, level, steps, source, **how)
+
+
+def ways() -> dict:
+    "Ways to sample, by name: called as (model, y, level, source)."
+    found = {}
+    for name, (order, b) in fixed_orders().items():
+        levels = window_levels(order, EVALUATIONS - 1, b)
+        found[name] = partial(along, levels=levels)
+    for first in ("certain", "uncertain"):
+        found[f"patches, {first} first"] = partial(looked, first=first)
+    found["equal information, by the law"] = partial(informed, probes=0)
+    found["equal information, by the Jacobian"] = partial(informed, probes=1)
+    return found
+
+
+def by_way(model, way, n: int, seed: int, size: int = 250) -> Tensor:
+    "Samples of a way."
+    source, found = image_noise(torch.Generator().manual_seed(seed)), []
+    for i in range(0, n, size):
+        own = source.after(i)
+        y, level = first_state(model, min(size, n - i), own)
+        with torch.no_grad():
+            y, level = way(model, y, level, own)
+            found.append(model.basis.inv(model.denoise(y, level[:, model.groups])))
+    return torch.cat(found)
+
+
+def orders(case: str, seed: int, model: ScoreModel, n: int, a):
+    "Distances of every way to choose the next levels."
+    for name, way in ways().items():
+        row = dict(study="levels, orders", case=case, seed=seed, at=name, n=n)
+        row |= dict(images=model.about["images"], sampling_seed=seed)
+        row |= dict(sampler="bridge", evaluations=EVALUATIONS)
+        if not at_hand(row, "Fréchet distance"):
+            record(row, "Fréchet distance", distance(by_way(model, way, n, seed)))
+
+
+# Completion
+
+
+def masks() -> dict:
+    "Known pixels (16, 16), by name."
+    g = torch.Generator().manual_seed(1)
+    some = torch.rand(PATCHES, generator=g).argsort() < PATCHES // 2
+    half = torch.arange(SIDE) < SIDE // 2
+    block = torch.ones(PATCH, PATCH, dtype=torch.bool)
+    random = torch.kron(some.reshape(4, 4).float(), block.float()).bool()
+    return {"left half": half.expand(SIDE, -1), "half of the patches": random}
+
+
+def completions(model: ScoreModel, x: Tensor, known: Tensor, seed: int) -> dict:
+    "Images completed in two ways; the second has two backward passes a step more."
+    inside = known[::PATCH, ::PATCH].flatten()[patches()]
+    frozen = model.with_schedule(Frozen(schedule(STANDARD), inside))
+    times = fastest(schedule(STANDARD), 23)
+
+    def g():
+        return torch.Generator().manual_seed(seed)
+
+    how = dict(sampler=default_sampler, times=times)
+    out = {
+        "known groups without noise": inpaint_frozen(frozen, x, generator=g(), **how)
+    }
+    plain, method = model.with_schedule(schedule(STANDARD)), MomentMatching(2)
+    given = sample_given(plain, Mask(known), x, method, generator=g(), **how)
+    return out | {"moment matching": given}
+
+
+@torch.no_grad()
+def complete(case: str, seed: int, model: ScoreModel, n: int, a):
+    "Distances of completed test images, and their error."
+    x = images(False)[:n]
+    for name, known in masks().items():
+        row = dict(study="levels, complete", case=case, seed=seed, n=n)
+        row |= dict(images=model.about["images"], sampling_seed=seed)
+        if at_hand(row | dict(at=f"{name}; known groups without noise"), "error"):
+            continue
+        for way, found in completions(model, x, known, seed).items():
+            here = row | dict(at=f"{name}; {way}", evaluations=25, sampler="default")
+            record(here, "Fréchet distance", distance(found))
+            error = (found - x)[:, :, ~known].square().mean().sqrt().item()
+            record(row | dict(at=f"{name}; {way}"), "error", error)
+
+
+MEASURES = dict(schedules=schedules, recipes=recipes, orders=orders, complete=complete)
+
+
 def main():
     "Train or measure, with one thread."
     p = parser(__doc__)
-    p.add_argument("what", choices=["train", "schedules", "recipes"])
+    p.add_argument("what", choices=["train", *MEASURES])
     p.add_argument("case", choices=CASES)
     p.add_argument("--seed", type=int, default=0, help="of training and sampling")
     p.add_argument("--steps", type=int, default=STEPS, help="of training")
@@ -275,7 +456,7 @@ def main():
     if a.what == "train":
         return train(a.case, a.seed, a.out, a.steps)
     model = from_pretrained(a.out / f"{a.case}-{a.seed}" / "model").eval()
-    dict(schedules=schedules, recipes=recipes)[a.what](a.case, a.seed, model, a.n, a)
+    MEASURES[a.what](a.case, a.seed, model, a.n, a)
 
 
 if __name__ == "__main__":
