@@ -55,6 +55,8 @@ class ExponentialAdams(Sampler):
         return min(own, 2) if self.noises else own
 
 # %% ../nbs/08c_adams.ipynb #2f2w0ky5
+#| code-fold: true
+#| code-summary: "Checks of the arguments, and how a sampler is printed"
 def _sensible(sampler: ExponentialAdams):
     "Raise unless the arguments make a sampler; a dense law is taken by its spectrum."
     law, tau, n = sampler.law, sampler.tau, sampler.predictions
@@ -201,6 +203,8 @@ def last(self: ExponentialAdams, grid: Grid):
     return (*(a[-1:] for a in (*readings, *again)), *end)
 
 # %% ../nbs/08c_adams.ipynb #omefjxy6
+#| code-fold: true
+#| code-summary: "The noise outside the observation"
 def _others(sampler: ExponentialAdams, grid: Grid) -> list[Tensor]:
     "For the noise outside the observation: turn, kick, and the direction of y."
     k, w, h = grid.recipe.k, grid.frames.w, grid.frames.log_snr.diff(dim=0) / 2

@@ -122,6 +122,8 @@ def path_evaluations(
     return steps + len(stretches) * sampler.extra + final
 
 # %% ../nbs/08d_paths.ipynb #3qp50l62
+#| code-fold: true
+#| code-summary: "Checks of a path, and its noise levels"
 def _falling(times: Tensor) -> Tensor:
     "A path that falls somewhere, checked, float64 on the CPU."
     path = _ticks(times, rises=True)
