@@ -80,6 +80,8 @@ def final_distance(
     return _gap(sampler, diffusion, *_parts(diffusion, law), times)
 
 # %% ../nbs/08e_grids.ipynb #17jzyvof
+#| code-fold: true
+#| code-summary: "Checks, and a law as independent components"
 def _fits(sampler: Sampler, law: Gaussian):
     "Raise unless the error of a sampler on a law can be computed, and is one."
     require(
@@ -107,6 +109,8 @@ def _parts(diffusion: LinearDiffusion, law: Gaussian) -> tuple[Independent, Tens
     return Independent(torch.zeros_like(variances), variances), counts
 
 # %% ../nbs/08e_grids.ipynb #oloo611i
+#| code-fold: true
+#| code-summary: "Many components as few"
 def _few(
     law: Independent, counts: Tensor, most: int = 40
 ) -> tuple[Independent, Tensor]:
@@ -143,6 +147,8 @@ def standard_grids(
     return out
 
 # %% ../nbs/08e_grids.ipynb #0a0x2es6
+#| code-fold: true
+#| code-summary: "A grid from eight numbers"
 def _begins(start: Tensor | None, n: int, rounds: int):
     "Raise unless a search can begin at a grid."
     require(rounds >= 1, f"want at least one round of the search: got {rounds}")
