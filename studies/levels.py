@@ -68,6 +68,8 @@ from gud_nb.train import Denoising, Training, fit, schedule_levels
 SIDE, PATCH, LEVELS = 16, 4, 2
 WINDOW = dict(gamma_min=-9.0, gamma_max=3.0)
 STEPS, BATCH, RANK = 2000, 128, 48
+FRECHET, BITS = "Fréchet distance", "bits per dimension"
+WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 REST = 0.15
 CASES = "standard soft columns family independent balanced".split()
 SOFTNESSES = 0.0, 0.5, 1.0, 1.5, 2.0, 3.0
@@ -232,9 +234,9 @@ def measured(model, row: dict, sampler, spent: int):
     "A row with a distance, if there is none."
     name = type(sampler).__name__ if sampler is not default_sampler else "default"
     row = row | dict(sampler=name, grid="fastest", evaluations=spent)
-    if not at_hand(row, "Fréchet distance"):
+    if not at_hand(row, FRECHET):
         x = drawn(model, row["n"], row["sampling_seed"], sampler, spent)
-        record(row, "Fréchet distance", distance(x))
+        record(row, FRECHET, distance(x))
 
 
 def schedules(case: str, seed: int, model: ScoreModel, n: int, a):
@@ -247,8 +249,8 @@ def schedules(case: str, seed: int, model: ScoreModel, n: int, a):
             here = row | dict(at=at, n=n, sampling_seed=seed)
             measured(member, here, default_sampler, spent)
         here = row | dict(at=at, n=a.test_images)
-        if not a.only and not at_hand(here, "bits per dimension"):
-            record(here, "bits per dimension", bits(member, a.test_images))
+        if not a.only and not at_hand(here, BITS):
+            record(here, BITS, bits(member, a.test_images))
 
 
 RECIPES = {"VP": vp, "CLD": cld, "PSLD": psld, "third order": third_order}
@@ -264,12 +266,12 @@ def recipes(case: str, seed: int, model: ScoreModel, n: int, a):
             row = dict(study="levels, recipes", case=f"{case}, {name}", seed=seed)
             row |= dict(images=model.about["images"], at=at)
             for spent in a.evaluations or [25]:
-                for sampler in (default_sampler, DEIS(2)):
+                for sampler in (default_sampler, DEIS(2))[: 2 if spent < 100 else 1]:
                     here = row | dict(n=n, sampling_seed=seed)
                     measured(member, here, sampler, spent)
             here = row | dict(n=a.test_images)
-            if not a.only and not at_hand(here, "bits per dimension"):
-                record(here, "bits per dimension", bits(member, a.test_images))
+            if not a.only and not at_hand(here, BITS):
+                record(here, BITS, bits(member, a.test_images))
 
 
 # Orders chosen before, or on the way
@@ -337,10 +339,10 @@ def looked(model, y, level, source, first: str, **how):
     y, level = along(model, y, level, source.branch(3), together[:, 0], **how)
     now = level[:, model.groups]
     _, V = posterior_variance(model.denoise, y, now, patches(), source.branch(4))
-    sign = 1.0 if first == "certain" else -1.0
-    order = of_groups((sign * V).argsort(1).argsort(1).double())
+    sign = dict(certain=1.0, uncertain=-1.0, none=0.0)[first]
+    order = of_groups(sign * V.argsort(1).argsort(1).double())
     steps = EVALUATIONS - 1 - 2 - LOOK
-    levels = window_levels(order, steps, 0.5, level)
+    levels = window_levels(order, steps, 0.5 * abs(sign), level)
     return along(model, y, level, source.branch(5), levels, **how)
 
 
@@ -359,8 +361,9 @@ def ways() -> dict:
     for name, (order, b) in fixed_orders().items():
         levels = window_levels(order, EVALUATIONS - 1, b)
         found[name] = partial(along, levels=levels)
-    for first in ("certain", "uncertain"):
-        found[f"patches, {first} first"] = partial(looked, first=first)
+    for first in ("certain", "uncertain", "none"):
+        name = "even, in two parts" if first == "none" else f"patches, {first} first"
+        found[name] = partial(looked, first=first)
     found["equal information, by the law"] = partial(informed, probes=0)
     found["equal information, by the Jacobian"] = partial(informed, probes=1)
     return found
@@ -384,8 +387,8 @@ def orders(case: str, seed: int, model: ScoreModel, n: int, a):
         row = dict(study="levels, orders", case=case, seed=seed, at=name, n=n)
         row |= dict(images=model.about["images"], sampling_seed=seed)
         row |= dict(sampler="bridge", evaluations=EVALUATIONS)
-        if not at_hand(row, "Fréchet distance"):
-            record(row, "Fréchet distance", distance(by_way(model, way, n, seed)))
+        if not at_hand(row, FRECHET):
+            record(row, FRECHET, distance(by_way(model, way, n, seed)))
 
 
 # Completion
@@ -430,12 +433,53 @@ def complete(case: str, seed: int, model: ScoreModel, n: int, a):
             continue
         for way, found in completions(model, x, known, seed).items():
             here = row | dict(at=f"{name}; {way}", evaluations=25, sampler="default")
-            record(here, "Fréchet distance", distance(found))
+            record(here, FRECHET, distance(found))
             error = (found - x)[:, :, ~known].square().mean().sqrt().item()
             record(row | dict(at=f"{name}; {way}"), "error", error)
 
 
-MEASURES = dict(schedules=schedules, recipes=recipes, orders=orders, complete=complete)
+CARD = """# fashion-mnist-16
+
+A denoiser of Fashion-MNIST at 16×16 pixels (a black frame, 2×2 pixels averaged) for \
+any combination of noise levels of 48 groups: the three Haar levels of the 16 patches \
+of 4×4 pixels. White prior; a Gaussian law with 48 common factors, and a U-Net of width \
+16 ({parameters:,} parameters, half precision).
+
+| | |
+|---|---|
+| data | the 60,000 training images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, \
+MIT licence), levels blurred |
+| training | {images:,} images in {steps:,} steps of 128, balanced noise levels \
+(notebook 12c), seed 0, {seconds:.0f} s of the clock on one processor core |
+| measured | {measured} |
+| in | `nbs/14d_adaptive.ipynb`, `nbs/33_noise_levels.ipynb` |
+| made by | `studies/levels.py train balanced`, `ship balanced` |
+
+Limits: a small network after few images; made for looking at orders of sampling.
+"""
+
+
+def ship(case: str, seed: int, model: ScoreModel, n: int, a):
+    "Put a model among the weights of the package, with its card."
+    mine = dict(study="levels, schedules", case=case, seed=seed, measure=FRECHET)
+    at = {row["at"]: row["value"] for row in recorded(**mine)}
+    measured = f"Fréchet distance {at[STANDARD]:.3g} (one schedule for all), "
+    measured += f"{at[COLUMN]:.3g} (columns, b = .7); 2000 samples, 25 evaluations"
+    folder = WEIGHTS / "fashion-mnist-16"
+    about = dict(model.about, measured=measured)
+    model.save_pretrained(folder, torch.float16, about)
+    parameters = sum(p.numel() for p in model.network.parameters())
+    text = CARD.format(parameters=parameters, steps=STEPS, **about)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+MEASURES = dict(
+    schedules=schedules,
+    recipes=recipes,
+    orders=orders,
+    complete=complete,
+    ship=ship,
+)
 
 
 def main():
@@ -447,11 +491,12 @@ def main():
     p.add_argument("--steps", type=int, default=STEPS, help="of training")
     p.add_argument("--n", type=int, default=2000, help="samples of a distance")
     p.add_argument("--test-images", type=int, default=512, help="for bits")
-    p.add_argument("--at", nargs="+", help="schedules, e.g. 'a=2 b=0'; default: all")
+    p.add_argument("--at", nargs="+", help="schedules, e.g. a=2_b=0; default: all")
     p.add_argument("--evaluations", type=int, nargs="+", help="of a sample; 25")
     p.add_argument("--only", action="store_true", help="distances, no bits")
     p.add_argument("--out", type=Path, default=Path("runs/levels"), help="of models")
     a = p.parse_args()
+    a.at = a.at and [at.replace("_", " ") for at in a.at]
     torch.set_num_threads(1)
     if a.what == "train":
         return train(a.case, a.seed, a.out, a.steps)
