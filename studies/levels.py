@@ -21,7 +21,8 @@ noise levels that it is trained on:
 
 `schedules` measures a model under VP on schedules from all of these, `recipes` under
 four recipes of equal log-SNR, `orders` with 25 evaluations on levels that are chosen
-before or on the way (notebook 14d), `complete` when half of an image is known. n samples are compared with the training images in the
+before or on the way (notebook 14d), `gaussian` the fixed ones of these exactly, with
+the law of a model in place of the data, `complete` when half of an image is known. n samples are compared with the training images in the
 features of the 14×14 classifier (the frame is cut off). Rows go to studies/results.csv.
 """
 
@@ -39,6 +40,7 @@ from gud_nb.adaptive import (
     EqualInformation,
     Fixed,
     LawVariance,
+    by_variance,
     denoise_by,
     independent_rounds,
     posterior_variance,
@@ -339,10 +341,10 @@ def looked(model, y, level, source, first: str, **how):
     y, level = along(model, y, level, source.branch(3), together[:, 0], **how)
     now = level[:, model.groups]
     _, V = posterior_variance(model.denoise, y, now, patches(), source.branch(4))
-    sign = dict(certain=1.0, uncertain=-1.0, none=0.0)[first]
-    order = of_groups(sign * V.argsort(1).argsort(1).double())
     steps = EVALUATIONS - 1 - 2 - LOOK
-    levels = window_levels(order, steps, 0.5 * abs(sign), level)
+    member = torch.arange(PATCHES).repeat_interleave(LEVELS + 1)
+    order = dict(b=0.0 if first == "none" else 0.5, certain=first != "uncertain")
+    levels = by_variance(V, level, member, steps, **order)
     return along(model, y, level, source.branch(5), levels, **how)
 
 
@@ -389,6 +391,35 @@ def orders(case: str, seed: int, model: ScoreModel, n: int, a):
         row |= dict(sampler="bridge", evaluations=EVALUATIONS)
         if not at_hand(row, FRECHET):
             record(row, FRECHET, distance(by_way(model, way, n, seed)))
+
+
+def divergence(model: ScoreModel, levels: Tensor) -> float:
+    "KL of Gaussian data observed at the last levels, of samples along levels, in nats."
+    C = model.law.covariance_matrix()
+    at, one = model.groups.flatten(), torch.eye(len(C), dtype=C.dtype)
+    variance, like = LawVariance(model.law, model.groups), torch.zeros(1)
+    R = torch.exp(-levels[0])[at]
+    S = C + R.diag()
+    for i, level in enumerate(levels[1:]):
+        less = torch.exp(-level)[at]
+        gain = torch.linalg.solve(C + R.diag(), C).T
+        V = variance(like, levels[i : i + 1])[0, at]
+        move = 1 - less / R
+        step = one - move.diag() + move[:, None] * gain
+        S, R = step @ S @ step.T + (less * move + move**2 * V).diag(), less
+    A = torch.linalg.solve(S, C + R.diag())
+    return ((A.diagonal().sum() - len(C) - torch.linalg.slogdet(A)[1]) / 2).item()
+
+
+def gaussian(case: str, seed: int, model: ScoreModel, n: int, a):
+    "The exact divergence of every fixed order, if the data were the model's Gaussian."
+    for name, (order, b) in fixed_orders().items():
+        for spent in a.evaluations or [9, 25, 97]:
+            row = dict(study="levels, Gaussian", at=name, sampler="bridge")
+            row |= dict(evaluations=spent)
+            if not at_hand(row, "divergence, nats"):
+                levels = window_levels(order, spent - 1, b)
+                record(row, "divergence, nats", divergence(model, levels))
 
 
 # Completion
@@ -477,6 +508,7 @@ MEASURES = dict(
     schedules=schedules,
     recipes=recipes,
     orders=orders,
+    gaussian=gaussian,
     complete=complete,
     ship=ship,
 )
