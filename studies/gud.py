@@ -7,9 +7,10 @@
 (one thread) and goes on from its checkpoint if there is one; its model and losses go to
 runs/gud/<name>-<seed>. An evaluation appends rows to studies/gud.csv and leaves out
 what is there already. `ship` writes the half-precision weights of a setting into
-gud_nb/weights, with its card. All of them go to the folder `--out` instead, if it is
-given. The settings cifar-… compare samples by a classifier that does not ship:
-`python studies/train_classifiers.py cifar10_16` makes it. A short try:
+gud_nb/weights, with its card; `evaluate` takes the titles of these, too. All of them go
+to the folder `--out` instead, if it is given. The settings cifar-… compare samples by a
+classifier that does not ship: `python studies/train_classifiers.py cifar10_16` makes
+it. A short try:
 
     GUD_DATA=folder python studies/gud.py train pca-white --train-steps 3 --out /tmp/try
     GUD_DATA=folder python studies/gud.py evaluate pca-white --n 20 --steps 5 \\
@@ -151,6 +152,7 @@ class Kind:
 
 KINDS = {
     "crop-grey": Kind("cifar10, grey crops of 16×16", grey),
+    "gud-cifar": Kind("cifar10, grey crops of 16×16", grey),
     "crop": Kind("cifar10, crops of 16×16", crops),
     "cifar": Kind("cifar10 at 16×16", cifar, "cifar10_16"),
     "": Kind("fashion_mnist", images, "fashion_mnist"),
@@ -341,7 +343,10 @@ POINTS = {
         dict(a=a, w=w) for a in (0.4, 0.7, 1.0, 1.3, 1.6) for w in (0.0, 0.35, 0.7, 1.0)
     ],
     "crop-grey": [dict(known=0.0, b=b) for b in (0.5, 0.0, 0.9)],
+    "gud-fashion-mnist": [dict(a=1.0), dict(a=0.7)],
     "labels-long-image": [dict(a=1.0), dict(a=0.7)],
+    "gud-haar-columns": [dict(a=2.0, b=0.4)],
+    "gud-cifar-columns": [dict(known=0.0, b=b) for b in (0.5, 0.0, 0.9)],
     "pca-white-alone": [dict(a=1.0)],
     "dct-white-long": [dict(a=a) for a in (0.0, 0.7, 1.0, 1.6)],
     "head-vp": [{}],
@@ -436,8 +441,9 @@ class Places:
         return self.runs / f"{name}-{seed}"
 
     def trained(self, name: str, seed: int) -> DiffusionModel:
-        "A trained model."
-        return from_pretrained(self.model(name, seed) / "model")
+        "A trained model, or one that ships."
+        shipped = name.startswith("gud-")
+        return from_pretrained(name if shipped else self.model(name, seed) / "model")
 
     def rows(self) -> list[dict]:
         "The rows of the table, as text."
@@ -664,7 +670,7 @@ Limits: {limits}
     gud_sample --model {title} --softness {example}
 """
 SHIPPED = {
-    "labels-long-image": dict(
+    "labels-long": dict(
         title="gud-fashion-mnist",
         what="28×28 images of clothes, with labels",
         basis="a cosine basis with white prior",
@@ -673,7 +679,7 @@ SHIPPED = {
         example=".7 --n 64 --label 9",
         limits="a small network; outlines are right, texture and print are often lost.",
     ),
-    "haar-columns-factors-image": dict(
+    "haar-columns-factors-snr": dict(
         title="gud-haar-columns",
         what="28×28 images of clothes",
         basis="a Haar basis of two levels with the variance-matching prior",
@@ -682,7 +688,7 @@ SHIPPED = {
         example="a=2,b=.4 --n 64",
         limits="made for looking at schedules, not at clothes; no labels.",
     ),
-    "crop-grey-image": dict(
+    "crop-grey": dict(
         title="gud-cifar-columns",
         what="16×16 crops of photographs, in grey",
         basis="principal components of each column of pixels",
@@ -704,6 +710,7 @@ DATA = dict(
 def in_words(row: dict) -> str:
     "What was measured, for a card."
     value, at = f"{float(row['value']):.4g}", row["at"]
+    at = at.replace("guidance 1", "a=1 with labels")
     if row["measure"] == "bits":
         return f"bound {value} at {at} (bits per dimension, {row['n']} images)"
     how = f"{row['n']} samples, {row['evaluations']} evaluations"
@@ -715,8 +722,8 @@ def ship(name: str, a: argparse.Namespace, places: Places):
     if name not in SHIPPED:
         raise SystemExit(f"got the setting {name}, want one of {', '.join(SHIPPED)}")
     model, how = places.trained(name, 0), SHIPPED[name]
-    mine = (r for r in places.rows() if r["name"] == name)
-    shown = ("a=1", "a=2 b=0.4", "known=0 b=0.5")
+    mine = (r for r in places.rows() if r["name"].startswith(how["title"]))
+    shown = ("a=1", "guidance 1", "a=2 b=0.4", "known=0 b=0.5")
     measured = [in_words(r) for r in mine if r["at"] in shown]
     folder = places.weights / how["title"]
     about = dict(model.about, measured=measured)
@@ -752,7 +759,9 @@ def arguments() -> argparse.Namespace:
     "What is asked for on the command line, checked."
     p = parser(__doc__)
     p.add_argument("command", choices=["list", *COMMANDS])
-    p.add_argument("name", nargs="?", choices=list(SETTINGS), metavar="name")
+    titles = [how["title"] for how in SHIPPED.values()]
+    names = [*SETTINGS, *titles]
+    p.add_argument("name", nargs="?", choices=names, metavar="name")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--minutes", type=float, default=6.0, help="of the processor")
     p.add_argument("--train-steps", type=int, help="instead of minutes")
@@ -768,6 +777,8 @@ def arguments() -> argparse.Namespace:
     a = p.parse_args()
     if a.command != "list" and a.name is None:
         p.error("name a setting: one of " + ", ".join(SETTINGS))
+    if a.name in titles and a.command not in ("evaluate", "guided", "recipes"):
+        p.error(f"{a.name} is trained: evaluate it, or {a.command} its setting")
     return a
 
 
