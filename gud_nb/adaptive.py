@@ -108,8 +108,8 @@ class Plan:
         level: Tensor,  # (batch, n) log-SNRs of the groups
         step: int,  # number of this step, from 0
         source: ImageNoise,  # of probes
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        "Posterior mean (batch, *comp), next log-SNRs (batch, n), variances (batch, n)."
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (batch, *comp), (batch, n), (batch, n)
+        "The posterior mean, the next log-SNRs and the posterior variances of groups."
         raise NotImplementedError(f"{type(self).__name__} must define __call__")
 
 # %% ../nbs/14d_adaptive.ipynb #ad0041
@@ -247,16 +247,16 @@ def raised(
 
 def poured(
     total: Tensor,  # (batch,) of all components together
-    room: Tensor,  # (batch, n) largest share of a component of each group
+    most: Tensor,  # (batch, n) largest share of a component of each group
     sizes: Tensor,  # (n,) components in each group
-) -> Tensor:  # (batch, n) shares of a component, equal where there is room
-    "A total shared out equally, none above its room."
-    low, high = torch.zeros_like(total), room.amax(1)
+) -> Tensor:  # (batch, n) shares of a component, equal where there is most
+    "A total shared out equally, none above its most."
+    low, high = torch.zeros_like(total), most.amax(1)
     for _ in range(50):
         middle = (low + high) / 2
-        full = (torch.minimum(middle[:, None], room) * sizes).sum(1) > total
+        full = (torch.minimum(middle[:, None], most) * sizes).sum(1) > total
         low, high = torch.where(full, low, middle), torch.where(full, middle, high)
-    return torch.minimum(high[:, None], room)
+    return torch.minimum(high[:, None], most)
 
 # %% ../nbs/14d_adaptive.ipynb #ad0031
 @dataclass(frozen=True, eq=False)
@@ -286,9 +286,9 @@ class EqualInformation(Plan):
             chi, V = denoiser(y, now), self.variance(y, level).expand_as(level)
         V, left = V.to(level), self.steps - step
         sizes = torch.bincount(self.groups.flatten()).to(V)
-        room = gained(V, level, end)
-        share = (room * sizes).sum(1) / left
-        following = raised(V, level, poured(share, room, sizes))
+        most = gained(V, level, end)
+        share = (most * sizes).sum(1) / left
+        following = raised(V, level, poured(share, most, sizes))
         farthest = level + (min(self.stride, left) / left) * (end - level)
         following = torch.minimum(following, farthest) if left > 1 else end
         return chi, torch.minimum(following, end), V
