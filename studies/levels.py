@@ -18,12 +18,15 @@ noise levels that it is trained on:
     family        schedules of softness a in [0, 3] and columns b in [0, .9], at random
     independent   a level for each group, whatever the others have
     balanced      the same, with an even distribution of their mean
+    bounded       the same, with an even distribution of the cleanest group
 
 `schedules` measures a model under VP on schedules from all of these, `recipes` under
 four recipes of equal log-SNR, `orders` with 25 evaluations on levels that are chosen
 before or on the way (notebook 14d), `gaussian` the fixed ones of these exactly, with
-the law of a model in place of the data, `complete` when half of an image is known. n samples are compared with the training images in the
-features of the 14×14 classifier (the frame is cut off). Rows go to studies/results.csv.
+the law of a model in place of the data, `complete` when half of an image is known. n
+samples are compared with the training images in the features of the 14×14 classifier
+(the frame is cut off). Rows go to studies/results.csv; `ship` puts a model among the
+weights of the package.
 """
 
 import math
@@ -56,6 +59,7 @@ from gud_nb.integrators import DEIS
 from gud_nb.levels import (
     GroupLevels,
     balanced_shares,
+    bounded_shares,
     independent_shares,
     shared_shares,
 )
@@ -73,7 +77,7 @@ STEPS, BATCH, RANK = 2000, 128, 48
 FRECHET, BITS = "Fréchet distance", "bits per dimension"
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 REST = 0.15
-CASES = "standard soft columns family independent balanced".split()
+CASES = "standard soft columns family independent balanced bounded".split()
 SOFTNESSES = 0.0, 0.5, 1.0, 1.5, 2.0, 3.0
 COLUMNS = 0.3, 0.7, 0.9
 
@@ -149,6 +153,7 @@ def levels(case: str, model: ScoreModel):
         standard=(shared_shares, 0.0),
         independent=(independent_shares, REST),
         balanced=(balanced_shares, REST),
+        bounded=(bounded_shares, REST),
     )
     if case in shares:
         how, rest = shares[case]
@@ -472,8 +477,8 @@ def complete(case: str, seed: int, model: ScoreModel, n: int, a):
 CARD = """# fashion-mnist-16
 
 A denoiser of Fashion-MNIST at 16×16 pixels (a black frame, 2×2 pixels averaged) for \
-any combination of noise levels of 48 groups: the three Haar levels of the 16 patches \
-of 4×4 pixels. White prior; a Gaussian law with 48 common factors, and a U-Net of width \
+any combination of noise levels of 48 groups: the three Haar levels of 16 patches of \
+4×4 pixels. White prior; a Gaussian law with 48 common factors, and a U-Net of width \
 16 ({parameters:,} parameters, half precision).
 
 | | |
