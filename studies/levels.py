@@ -12,7 +12,9 @@ the 16 patches of 4×4 pixels. One network (a U-Net of width 16) for all choices
 same law with 48 common factors, the same 2000 steps of 128; the choices differ in the
 noise levels that it is trained on:
 
-    standard      one level for all groups
+    standard      one level for all groups, that of the cosine schedule
+    line          those of one schedule for all, drawn as those of the next three are:
+                  at times by what is seen (notebook 12)
     soft          those of one schedule, coarse levels first, a = 1.5
     columns       those of one schedule, columns of patches one after the other, b = .7
     family        schedules of softness a in [0, 3] and columns b in [0, .9], at random
@@ -77,7 +79,7 @@ STEPS, BATCH, RANK = 2000, 128, 48
 FRECHET, BITS = "Fréchet distance", "bits per dimension"
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 REST = 0.15
-CASES = "standard soft columns family independent balanced bounded".split()
+CASES = "standard soft columns family independent balanced bounded line".split()
 SOFTNESSES = 0.0, 0.5, 1.0, 1.5, 2.0, 3.0
 COLUMNS = 0.3, 0.7, 0.9
 
@@ -163,7 +165,7 @@ def levels(case: str, model: ScoreModel):
     if case == "family":
         family = Family(ordered, dict(a=(0.0, 3.0), b=(0.0, 0.9)))
         return schedule_levels(ScoreModel(*parts, family=family, **how))
-    at = dict(soft=SOFT, columns=COLUMN)[case]
+    at = dict(line=STANDARD, soft=SOFT, columns=COLUMN)[case]
     return schedule_levels(model.with_schedule(schedule(at)))
 
 
