@@ -96,7 +96,7 @@ class GroupLevels:
     shares: Callable  # (draws, n) -> (batch, n), such as `balanced_shares`
     level: Callable = cosine_level  # share of noise -> log-SNR, falling
     bounds: tuple = (-3.0, 9.0)  # lowest and highest log-SNR
-    rest: float = 0.0  # share of the range beyond each bound, ≥ 0
+    rest: float = 0.0  # ≥ 0: shares are stretched to (-rest, 1 + rest)
 
     def __post_init__(self):
         low, high = self.bounds

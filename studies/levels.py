@@ -442,7 +442,9 @@ def masks() -> dict:
     return {"left half": half.expand(SIDE, -1), "half of the patches": random}
 
 
-def completions(model: ScoreModel, x: Tensor, known: Tensor, seed: int) -> dict:
+def completions(
+    model: ScoreModel, x: Tensor, known: Tensor, seed: int, only: bool
+) -> dict:
     "Images completed in two ways; the second has two backward passes a step more."
     inside = known[::PATCH, ::PATCH].flatten()[patches()]
     frozen = model.with_schedule(Frozen(schedule(STANDARD), inside))
@@ -455,6 +457,8 @@ def completions(model: ScoreModel, x: Tensor, known: Tensor, seed: int) -> dict:
     out = {
         "known groups without noise": inpaint_frozen(frozen, x, generator=g(), **how)
     }
+    if only:
+        return out
     plain, method = model.with_schedule(schedule(STANDARD)), MomentMatching(2)
     given = sample_given(plain, Mask(known), x, method, generator=g(), **how)
     return out | {"moment matching": given}
@@ -469,7 +473,7 @@ def complete(case: str, seed: int, model: ScoreModel, n: int, a):
         row |= dict(images=model.about["images"], sampling_seed=seed)
         if at_hand(row | dict(at=f"{name}; known groups without noise"), "error"):
             continue
-        for way, found in completions(model, x, known, seed).items():
+        for way, found in completions(model, x, known, seed, a.only).items():
             here = row | dict(at=f"{name}; {way}", evaluations=25, sampler="default")
             record(here, FRECHET, distance(found))
             error = (found - x)[:, :, ~known].square().mean().sqrt().item()
@@ -532,7 +536,7 @@ def main():
     p.add_argument("--test-images", type=int, default=512, help="for bits")
     p.add_argument("--at", nargs="+", help="schedules, e.g. a=2_b=0; default: all")
     p.add_argument("--evaluations", type=int, nargs="+", help="of a sample; 25")
-    p.add_argument("--only", action="store_true", help="distances, no bits")
+    p.add_argument("--only", action="store_true", help="no bits, no moment matching")
     p.add_argument("--out", type=Path, default=Path("runs/levels"), help="of models")
     a = p.parse_args()
     a.at = a.at and [at.replace("_", " ") for at in a.at]
