@@ -3,7 +3,8 @@
 A notebook runs from top to bottom through nbdev's own runner, in a process, and so with
 an environment, of its own. Cells whose flags settings.ini lists under `tst_flags` are
 skipped; `pytest --flags slow` runs those flagged so. The long studies, 30 and up, are
-not run: their stored results are what they are for.
+not run: their stored results are what they are for. The how-tos from 41 on are run by
+tests/test_howto.py.
 """
 
 import os
