@@ -34,8 +34,12 @@ check() {    # name, requirement
     )
     rm -rf "$venv"
 }
-check one 'fastcore<2'
-check two 'fastcore>=2,<3'
+check one 'fastcore<2' &
+first=$!
+check two 'fastcore>=2,<3' &
+second=$!
+wait "$first"
+wait "$second"
 
 # fastcore 2 writes an underscore in an option as a hyphen, and a capital as a short
 # option: names without either are the same in both
