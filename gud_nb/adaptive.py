@@ -130,10 +130,8 @@ def denoise_by(
     for i in range(steps):
         own = source.branch(i)
         chi, following, V = plan(denoiser, y, level, i, own.branch(0))
-        now = level, following, V
-        level, after, V = (v[:, groups] for v in now)
-        noise = own.branch(1)(y)
-        y = bridge(y, chi, torch.exp(-level), torch.exp(-after), V, noise)
+        R, less = (torch.exp(-v[:, groups]) for v in (level, following))
+        y = bridge(y, chi, R, less, V[:, groups], own.branch(1)(y))
         level = following
         if callback is not None:
             callback(i, level, chi)
@@ -212,8 +210,8 @@ def posterior_variance(
     log_snr: Tensor,  # (batch or 1, *comp or 1s)
     groups: Tensor,  # (*comp) from 0, without gaps
     source: ImageNoise,  # of the probes
-    probes: int | None = 1,  # random signs, a backward pass each; None: exact, one for
-    # each component
+    # random signs, a backward pass each; None: one for each component, exact
+    probes: int | None = 1,
 ) -> tuple[Tensor, Tensor]:  # (batch, *comp) posterior mean; (batch, n) variances
     "The posterior mean, and its mean variance in each group by the Jacobian."
     chi, covariance = linearised(denoiser, y, log_snr)
@@ -247,10 +245,10 @@ def raised(
 
 def poured(
     total: Tensor,  # (batch,) of all components together
-    most: Tensor,  # (batch, n) largest share of a component of each group
+    most: Tensor,  # (batch, n) upper bound for a component of each group
     sizes: Tensor,  # (n,) components in each group
-) -> Tensor:  # (batch, n) shares of a component, equal where there is most
-    "A total shared out equally, none above its most."
+) -> Tensor:  # (batch, n) shares of a component, equal or at their bounds
+    "A total shared out equally, no share above its bound."
     low, high = torch.zeros_like(total), most.amax(1)
     for _ in range(50):
         middle = (low + high) / 2
@@ -267,7 +265,8 @@ class EqualInformation(Plan):
     steps: int  # of the whole way, ≥ 1
     end: float = 9.0  # log-SNR at which a group is finished
     probes: int | None = 1  # for the variances: see `posterior_variance`
-    variance: Callable | None = None  # (y, levels (batch, n)) -> (batch, n); None: so
+    # (y, levels (batch, n)) -> (batch, n) variances; None: those by probes
+    variance: Callable | None = None
     stride: float = 4.0  # longest step of a log-SNR, in even steps of what is left
 
     @property

@@ -39,8 +39,8 @@ from gud_nb.model import ScoreModel
 from gud_nb.network import MLP
 from gud_nb.recipe import vp
 from gud_nb.sampler import image_noise
-from gud_nb.schedule import LinearGamma
-from gud_nb.train import Denoising, Draws, Training, fit
+from gud_nb.schedule import LinearGamma, sequential
+from gud_nb.train import Denoising, Draws, Training, cosine_levels, fit
 
 WAYS = [shared_shares, independent_shares, balanced_shares]
 
@@ -104,6 +104,11 @@ def test_cosine_level_is_that_of_training():
     assert_close(cosine_level(share), want)
 
 
+def test_one_share_for_all_is_the_usual_training():
+    level = cosine_level(shared_shares(Draws(64, seeded()), 1))[:, 0]
+    assert_close(level, cosine_levels(Draws(64, seeded())))
+
+
 def test_levels_refuse_what_they_cannot_be():
     groups = torch.zeros(2)
     with pytest.raises(ValueError, match="lowest, highest"):
@@ -127,13 +132,19 @@ def test_a_model_trains_on_levels_of_groups_and_goes_on(tmp_path):
 
     objective = Denoising(GroupLevels(groups, balanced_shares, rest=0.1))
     how = dict(batch=8, objective=objective)
-    whole, parts = made(), made()
-    fit(whole, x, Training(steps=6, **how), cpu=True, progress=False)
+    once, again, other = made(), made(), made()
+    plan = Training(steps=6, **how)
+    fit(once, x, plan, cpu=True, progress=False)
     out = dict(out=tmp_path / "run", cpu=True, progress=False)
-    fit(parts, x, Training(steps=3, **how), **out)
-    fit(parts, x, Training(steps=6, **how), resume=True, **out)
-    for a, b in zip(whole.parameters(), parts.parameters()):
-        assert a.shape == b.shape and bool(b.isfinite().all())
+    fit(again, x, plan, **out)
+    for a, b in zip(once.parameters(), again.parameters()):
+        assert_close(a, b, rtol=0, atol=0)
+    log = fit(again, x, Training(steps=9, **how), resume=True, **out)
+    assert log[-1]["step"] == 9
+    levels = Denoising(GroupLevels(groups, independent_shares, rest=0.1))
+    unlike = Training(steps=12, batch=8, objective=levels)
+    with pytest.raises(ValueError):  # a run keeps its levels
+        fit(other, x, unlike, resume=True, **out)
 
 
 # Orders
@@ -211,6 +222,14 @@ def test_windows_begin_and_end_with_all_groups(b):
     assert_close(levels[-1], torch.full((3,), 5.0).double())
     assert bool((levels.diff(dim=0) >= 0).all())
     assert bool((levels[5, 1] >= levels[5, 2]) & (levels[5, 2] >= levels[5, 0]))
+
+
+@pytest.mark.parametrize("b", [0.0, 0.3, 0.8])
+def test_windows_are_those_of_sequential_backwards(b):
+    order = torch.tensor([2.0, 0.0, 1.0, 2.0])
+    schedule = sequential(order, b, gamma_min=-9.0, gamma_max=3.0)
+    t = torch.linspace(1, 0, 13, dtype=torch.float64)
+    assert_close(window_levels(order, 12, b), -schedule.gamma(t))
 
 
 def test_gained_and_raised_are_inverse_and_pouring_keeps_the_total():
