@@ -29,7 +29,6 @@ from gud_nb.diffusion import LinearDiffusion
 from gud_nb.levels import (
     GroupLevels,
     balanced_shares,
-    cosine_level,
     independent_shares,
     shared_shares,
     tilt,
@@ -40,7 +39,14 @@ from gud_nb.network import MLP
 from gud_nb.recipe import vp
 from gud_nb.sampler import image_noise
 from gud_nb.schedule import LinearGamma, sequential
-from gud_nb.train import Denoising, Draws, Training, cosine_levels, fit
+from gud_nb.train import (
+    Denoising,
+    Draws,
+    Training,
+    cosine_level,
+    cosine_levels,
+    fit,
+)
 
 WAYS = [shared_shares, independent_shares, balanced_shares]
 
