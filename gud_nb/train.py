@@ -57,15 +57,16 @@ from .schedule import B_from_gamma, Family, LinearGamma, PerImage
 # %% ../nbs/12_train.ipynb #weights
 def for_images(
     share: Tensor,  # (batch or 1, *comp or 1s) s², of the noise's variance
-    seen: Tensor,  # as `share`: c² in the units of images
+    seen: Tensor,  # as `share`: c² in the units of images; 0 where no error counts
 ) -> Tensor:  # as `share`: the weights of squared errors of variance one
     "Errors of the image, over what the law expects of them."
-    return seen / seen.mean(tuple(range(1, seen.ndim)), keepdim=True)
+    expected = seen.mean(tuple(range(1, seen.ndim)), keepdim=True)
+    return seen / expected.clamp(min=torch.finfo(seen.dtype).tiny)
 
 
 def for_likelihood(
     share: Tensor,  # (batch or 1, *comp or 1s) s², of the noise's variance
-    seen: Tensor,  # as `share`: c² in the units of images
+    seen: Tensor,  # as `share`: not used
 ) -> Tensor:  # as `share`
     "Errors of the predicted noise: the bound on the bits, for uniform log-SNRs."
     return share
@@ -200,16 +201,17 @@ class Denoising(Objective):
             f"got a {type(model).__name__}: Denoising is for a ScoreModel, a denoiser; "
             "take ScoreMatching",
         )
-        level, seen = self.levels(draws), chi.new_ones(())
+        level, counts = self.levels(draws), chi.new_ones(())
         if isinstance(level, tuple):
-            level, seen = level
+            level, counts = level[0], level[1].to(chi)
         R = noise_variance(level, chi)
         n = draws.normal(*chi.shape[1:]).to(chi)
         known, s, answer = model.noise_parts(chi + R.sqrt().to(chi) * n, R, labels)
         share = s.square()
-        weight = self.weight(share, share * (R * model.image_scale(R)).to(share))
+        seen = share * (R * model.image_scale(R)).to(share)
+        weight = counts * self.weight(share, counts * seen)
         error = ((n - known) / s - answer).square()
-        return (seen.to(error) * weight * error).flatten(1).mean(1)
+        return (weight * error).flatten(1).mean(1)
 
 # %% ../nbs/12_train.ipynb #inturn
 @dataclass(frozen=True, eq=False)
@@ -916,6 +918,7 @@ def fit(
         loop = _begin(run, folder, out, resume, signals, every, _bar(a, progress))
         loop.go(_batches(run, data, loop.step))
         loop.bar.close()
+    a.wait_for_everyone()  # the files are whole
     use_average(model, next(iter(run.averages.values())))
     if trackers:
         a.end_training()
