@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FourierEmbedding', 'bands', 'NoisingState', 'Conditioning', 'modulated_norm', 'zeroed', 'ResidualBlock',
            'SelfAttention', 'CrossAttention', 'Block', 'Blocks', 'Level', 'Coarser', 'UNet', 'count_parameters',
-           'MLPBlock', 'MLP']
+           'MLPBlock', 'MLP', 'DiTBlock', 'DiT', 'patch_groups']
 
 # %% ../nbs/11_network.ipynb #110002
 import math
@@ -595,3 +595,102 @@ def forward(
     c = self.conditioning(noise_level, labels)
     h = self.body(self.stem(x.flatten(1).to(dtype)), c)
     return self.head(h).to(dtype).unflatten(1, self.config["shape_out"])
+
+# %% ../nbs/11_network.ipynb #n16s83us
+class DiTBlock(nn.Module):
+    "Attention between tokens, then an MLP on each, modulated and gated by c."
+
+    def __init__(
+        self,
+        width: int,  # size of a token and of its conditioning vector
+        heads: int = 4,  # of attention; divides width
+    ):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        up, down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(up, nn.GELU(), down)
+        self.film = zeroed(nn.Linear(width, 6 * width))
+
+    def forward(
+        self,
+        x: Tensor,  # (batch, n, width) tokens
+        c: Tensor,  # (batch, n or 1, width) conditioning vectors, of each or of all
+    ) -> Tensor:  # (batch, n, width)
+        "x and what attention and the MLP add to it."
+        a1, b1, gate1, a2, b2, gate2 = self.film(c).chunk(6, -1)
+        h = self.norm(x) * (1 + a1) + b1
+        x = x + gate1 * self.attention(h, h, h, need_weights=False)[0]
+        return x + gate2 * self.mlp(self.norm(x) * (1 + a2) + b2)
+
+# %% ../nbs/11_network.ipynb #ymedkffi
+class DiT(nn.Module):
+    "Patches as tokens, each conditioned on its own log-SNR (Peebles & Xie 2023)."
+
+    def __init__(
+        self,
+        shape_in,  # (channels, H, W) of one x
+        channels_out: int | None = None,  # of the output; None: as many as come in
+        patch: int = 2,  # side of a patch; divides H and W
+        width: int = 64,  # size of a token
+        depth: int = 4,  # blocks
+        heads: int = 4,  # of attention; divides width
+        classes: int = 0,  # number of classes; 0: unconditional
+        groups: int = 0,  # number of patches, each with a log-SNR; 0: one for all
+    ):
+        super().__init__()
+        channels, H, W = shape_in
+        n, out = H * W // patch**2, channels_out or channels
+        require(
+            H % patch == W % patch == 0 and groups in (0, n),
+            f"got groups={groups} for {H}×{W} pixels in patches of {patch}: wanted 0 "
+            f"or {n}, and sides divisible by {patch}",
+        )
+        self.config = dict(shape_in=[channels, H, W], channels_out=out, patch=patch)
+        self.config |= dict(width=width, depth=depth, heads=heads)
+        self.config |= dict(classes=classes, groups=groups)
+        self.conditioning = Conditioning(width, classes)
+        self.stem = nn.Linear(channels * patch**2, width)
+        self.where = nn.Parameter(torch.randn(n, width) / 2)
+        self.body = Blocks(DiTBlock(width, heads) for _ in range(depth))
+        last = zeroed(nn.Linear(width, out * patch**2))
+        self.head = nn.Sequential(nn.LayerNorm(width), last)
+
+# %% ../nbs/11_network.ipynb #iebfu9em
+@patch
+def forward(
+    self: DiT,
+    x: Tensor,  # (batch, *shape_in), floating point
+    noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
+    labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
+) -> Tensor:  # (batch, channels_out, H, W)
+    "Zero before training; afterwards whatever it has learnt."
+    how, dtype, n = self.config, self.stem.weight.dtype, len(x)
+    want = (n, how["groups"]) if how["groups"] else (n,)
+    require(
+        list(x.shape[1:]) == how["shape_in"],
+        f"got x of shape {tuple(x.shape)}: wanted (batch, *{how['shape_in']})",
+    )
+    require(
+        tuple(noise_level.shape) == want,
+        f"got noise levels of shape {tuple(noise_level.shape)}: wanted {want}",
+    )
+    _check_floating(x)
+    if labels is not None and how["groups"]:
+        labels = labels.repeat_interleave(how["groups"])
+    c = self.conditioning(noise_level.flatten(), labels).unflatten(0, (n, -1))
+    patches = F.pixel_unshuffle(x.to(dtype), how["patch"])
+    h = self.stem(patches.flatten(2).transpose(1, 2)) + self.where
+    h = self.head(self.body(h, c)).to(dtype).transpose(1, 2)
+    return F.pixel_shuffle(h.unflatten(-1, patches.shape[2:]), how["patch"])
+
+# %% ../nbs/11_network.ipynb #hxme8wjf
+def patch_groups(
+    shape,  # (channels, H, W) of one image
+    patch: int = 2,  # side of a patch; divides H and W
+) -> Tensor:  # (channels, H, W) int64, numbers of patches from 0, row by row
+    "Which patch each pixel is in: the groups for which a DiT has a log-SNR each."
+    channels, H, W = shape
+    index = torch.arange(H * W // patch**2).view(1, H // patch, W // patch)
+    index = index.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+    return index.repeat(channels, 1, 1)
