@@ -275,6 +275,10 @@ class LineLevels:
     def __post_init__(self):
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {n: Const(v) for n, v in named.items() if isinstance(v, Tensor)}
+        if self.cdf is not None:
+            tensors["cdf"] = Const(self._of_moving())
+            if self.log_variances is None:
+                tensors["log_variances"] = Const(torch.zeros_like(self.cdf))
         object.__setattr__(self, "_constants", tensors)
 
     def __call__(
@@ -286,25 +290,38 @@ class LineLevels:
         c = {name: const.like(u) for name, const in self._constants.items()}
         member = (u * len(c["low"])).long()
         low, rise, bounds = c["low"][member], c["rise"][member], c["bounds"][:, member]
+        if self.cdf is not None:
+            c["cdf"] = c["cdf"][member]
         t = self._times(draws, c, low, rise, bounds)
         line = low + t.reshape(-1, *[1] * (low.ndim - 1)) * rise
         active = (line > bounds[0]) & (line < bounds[1])
         gamma = torch.minimum(torch.maximum(line, bounds[0]), bounds[1])
         return self._level(gamma), active.to(u)
 
+# %% ../nbs/12_train.ipynb #ofmoving
+@patch
+def _of_moving(self: LineLevels) -> Tensor:  # (members, components) rising to 1
+    "How often a component decides, of those that move under each member."
+    ends = torch.stack([self.low, self.low + self.rise]).clamp(*self.bounds)
+    moves = (ends[1] > ends[0]).flatten(1)
+    shares = self.cdf.diff(prepend=self.cdf.new_zeros(1)) * moves
+    cdf = shares.cumsum(1)
+    cdf = cdf / cdf[:, -1:].clamp(min=torch.finfo(cdf.dtype).tiny)
+    return torch.where(moves.all(1, keepdim=True), self.cdf, cdf)
+
 # %% ../nbs/12_train.ipynb #linelevels2
 @patch
 def _times(self: LineLevels, draws: Draws, c: dict, low, rise, bounds) -> Tensor:
-    "The times of images whose members are given by rows."
+    "The times of images whose schedules and cdf are given by rows."
     if self.cdf is None:
         return draws.uniform()
-    last = len(self.cdf) - 1
-    i = torch.searchsorted(c["cdf"], draws.uniform()).clamp(max=last)
+    cdf, u = c["cdf"], draws.uniform()[:, None]
+    i = torch.searchsorted(cdf, u).clamp(max=cdf.shape[1] - 1)
 
     def of(v):
-        return v.flatten(1).gather(1, i[:, None])[:, 0]
+        return v.flatten(1).gather(1, i)[:, 0]
 
-    low, rise, level = of(low), of(rise), c["log_variances"][i]
+    low, rise, level = of(low), of(rise), c["log_variances"][i[:, 0]]
     ends = torch.stack([low, low + rise]).clamp(of(bounds[0]), of(bounds[1]))
     ends = torch.atan(torch.exp((ends - level) / 2))  # the cosine schedule's shares
     share = torch.lerp(ends[0], ends[1], draws.uniform())

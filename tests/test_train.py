@@ -1,12 +1,13 @@
 """The trainer: what a step does, that it repeats itself, and what it refuses."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from gud_nb.schedule import (
     LinearGamma,
     PerImage,
     Schedule,
+    continued,
     soft_conditioning,
 )
 from gud_nb.train import (
@@ -39,6 +41,7 @@ from gud_nb.train import (
     Denoising,
     Draws,
     InTurn,
+    LineLevels,
     Loss,
     Objective,
     PhaseModel,
@@ -50,6 +53,7 @@ from gud_nb.train import (
     cosine_levels,
     fit,
     fit_law,
+    for_images,
     for_likelihood,
     load_run,
     normal_levels,
@@ -262,6 +266,20 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
         assert [int(r["step"]) for r in csv.DictReader(f)] == [2, 4, 5, 6]
 
 
+def test_a_shorter_budget_warms_up_again_and_ends_at_zero(tmp_path):
+    plan = dict(batch=16, warmup=2)
+    fit(model(), x, Training(steps=4, **plan), out=tmp_path, cpu=True, every=1)
+    checkpoint = read_checkpoint(tmp_path / "checkpoint.safetensors")
+    longer = replace(checkpoint, legs=(replace(checkpoint.legs[0], steps=40),))
+    longer.write(tmp_path / "checkpoint.safetensors")  # stopped at step 4 of 40
+    how = dict(out=tmp_path, resume=True, every=1, cpu=True)
+    log = fit(model(), x, Training(steps=8, **plan), **how)
+    rates = [r["rate"] for r in log]
+    assert [r["step"] for r in log] == [5, 6, 7, 8]
+    assert rates[0] == 5e-4 and max(rates) == rates[1]
+    assert 0 < rates[3] < rates[2] < rates[1]
+
+
 def test_resumed_by_minutes(tmp_path):
     "Seconds of the earlier run count, too."
     now = [0.0]
@@ -455,6 +473,22 @@ def test_weights_of_the_two_losses(weight, power):
     assert_close(found.double(), (error / over).mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("weight", [for_images, for_likelihood])
+def test_uneven_weights_give_finite_losses(weight):
+    "Variances over eighteen orders; images of which one or no component counts."
+    m, level = model(), torch.linspace(-20, 20, 8).double()
+    m.law = Independent(torch.zeros(SHAPE), torch.logspace(-12, 6, 64).reshape(SHAPE))
+    for p in m.network.parameters():
+        nn.init.normal_(p, std=0.1)
+    counts = torch.ones(8, *SHAPE)
+    counts[1], counts[2], counts[2, 0, 0, 0] = 0.0, 0.0, 1.0
+    both = level.reshape(-1, 1, 1, 1).expand(8, *SHAPE), counts
+    loss = Denoising(lambda _: both, weight)(m, x[:8], None, draws())
+    loss.sum().backward()
+    assert loss.isfinite().all() and loss[1] == 0 and loss[2] > 0
+    assert all(p.grad.isfinite().all() for p in m.network.parameters())
+
+
 def test_uniform_levels_for_likelihood_are_the_bound():
     "Half the integral over log-SNR of the error of the noise, as in the ELBO."
     m, n = model(), 4000
@@ -532,6 +566,35 @@ def test_levels_of_a_family():
     assert (lines.low <= torch.maximum(*ends)).all()
     spread = lines.low.flatten(1).std(0) > 0.1
     assert spread.any()
+
+
+def test_every_image_has_a_component_that_changes():
+    "Also where most components, and most of the variance, are frozen."
+    column = torch.arange(SHAPE[-1]).expand(SHAPE)
+    ranges = dict(known=(0.0, SHAPE[-1] - 0.5), b=(0.0, 0.9))
+    family = Family(continued, ranges, dict(order=column))
+    m = model(schedule=family(), family=family)
+    _, active = schedule_levels(m)(draws(512))
+    assert (active.flatten(1).sum(1) > 0).all()
+    assert (active.flatten(1).mean(1) < 0.5).any()  # many are frozen
+    still = model(schedule=continued(column, SHAPE[-1] - 1, gamma_min=-5.0))
+    level, active = schedule_levels(still)(draws(64))
+    assert torch.equal(active > 0, (column == column.max()).expand_as(active))
+    assert (level[:, column < column.max()] == 5.0).all()
+
+
+def test_frozen_components_alone_change_how_often_others_decide():
+    "The same numbers where all components move; log-variances are 0 by default."
+    m = model(schedule=FAMILY(), family=FAMILY)
+    lines = schedule_levels(m)
+    assert torch.equal(lines._of_moving(), lines.cdf.expand(128, -1))
+    low, rise = torch.zeros(1, 3).double(), torch.tensor([[0.0, 1.0, 1.0]]).double()
+    free = torch.tensor([-math.inf, math.inf]).double().reshape(2, 1, 1).expand(2, 1, 3)
+    some = LineLevels(low, rise, free, torch.tensor([0.5, 0.75, 1.0]).double())
+    assert_close(some._of_moving(), torch.tensor([[0.0, 0.5, 1.0]]).double())
+    assert some(draws())[0].isfinite().all()
+    none = replace(some, rise=0 * rise)
+    assert none._of_moving().isfinite().all()
 
 
 def test_times_by_variance_are_those_of_notebook_07():
