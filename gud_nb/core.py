@@ -800,7 +800,7 @@ def as_html(
 
 # %% ../nbs/00_core.ipynb #gview003
 #| code-fold: true
-#| code-summary: "Pictures: html_lines and html_images"
+#| code-summary: "html_lines"
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9".split()  # Okabe & Ito
 
 
@@ -828,7 +828,9 @@ def html_lines(
     text = f'<g fill="currentColor">{text}</g>'
     return f'{box}><g fill="none">{frame}{paths}</g>{text}</svg>'
 
-
+# %% ../nbs/00_core.ipynb #gview008
+#| code-fold: true
+#| code-summary: "html_images"
 def html_images(
     x: Tensor,  # (n, C, H, W) in [-1, 1], C = 1 or 3
     name: str = "",  # what they are, for readers who can't see them
