@@ -22,6 +22,9 @@ noise levels that it is trained on:
     balanced      the same, with an even distribution of their mean
     bounded       the same, with an even distribution of the cleanest group
 
+The errors of a case are those of the image (notebook 12); `balanced-noise` and so on
+take those of the predicted noise, `balanced-each` the same weight for every component.
+
 `schedules` measures a model under VP on schedules from all of these, `recipes` under
 four recipes of equal log-SNR, `orders` with 25 evaluations on levels that are chosen
 before or on the way (notebook 14d), `gaussian` the fixed ones of these exactly, with
@@ -71,7 +74,20 @@ from gud_nb.network import UNet
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import ImageNoise, evaluations, fastest, image_noise
 from gud_nb.schedule import Family, LinearGamma, nested
-from gud_nb.train import Denoising, Training, fit, schedule_levels
+from gud_nb.train import (
+    Denoising,
+    Training,
+    fit,
+    for_images,
+    for_likelihood,
+    schedule_levels,
+)
+
+
+def for_each(share: Tensor, seen: Tensor) -> Tensor:
+    "The same weight for every component."
+    return torch.ones_like(share)
+
 
 SIDE, PATCH, LEVELS = 16, 4, 2
 WINDOW = dict(gamma_min=-9.0, gamma_max=3.0)
@@ -79,7 +95,9 @@ STEPS, BATCH, RANK = 2000, 128, 48
 FRECHET, BITS = "Fréchet distance", "bits per dimension"
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 REST = 0.15
-CASES = "standard soft columns family independent balanced bounded line".split()
+KINDS = "standard soft columns family independent balanced bounded line".split()
+ERRORS = dict(images=for_images, noise=for_likelihood, each=for_each)
+CASES = KINDS + [f"{kind}-{w}" for kind in KINDS for w in list(ERRORS)[1:]]
 SOFTNESSES = 0.0, 0.5, 1.0, 1.5, 2.0, 3.0
 COLUMNS = 0.3, 0.7, 0.9
 
@@ -182,7 +200,8 @@ def build(seed: int) -> ScoreModel:
 def train(case: str, seed: int, out: Path, steps: int):
     "Train a case, and save it."
     model, folder = build(seed), out / f"{case}-{seed}"
-    objective = Denoising(levels(case, model))
+    kind, _, errors = case.partition("-")
+    objective = Denoising(levels(kind, model), ERRORS[errors or "images"])
     how = dict(steps=steps, batch=BATCH, lr=2e-3, warmup=200, ema=0.998)
     plan = Training(objective=objective, seed=seed, mixed=True, **how)
     resume = (folder / "checkpoint.safetensors").exists()
@@ -529,7 +548,7 @@ def main():
     "Train or measure, with one thread."
     p = parser(__doc__)
     p.add_argument("what", choices=["train", *MEASURES])
-    p.add_argument("case", choices=CASES)
+    p.add_argument("case", choices=CASES, metavar="case", help=", ".join(KINDS))
     p.add_argument("--seed", type=int, default=0, help="of training and sampling")
     p.add_argument("--steps", type=int, default=STEPS, help="of training")
     p.add_argument("--n", type=int, default=2000, help="samples of a distance")
