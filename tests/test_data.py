@@ -58,7 +58,7 @@ from gud_nb.evaluate import (
     spectrum_error,
     train_classifier,
 )
-from gud_nb.network import MLP, Conditioning, FourierEmbedding, UNet, bands
+from gud_nb.network import DiT, MLP, Conditioning, FourierEmbedding, UNet, bands
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).parents[1]
@@ -157,6 +157,7 @@ NETS = {
     "unet": (lambda: UNet(1, width=8, mults=(1, 2), classes=3), (1, 8, 8)),
     "groups": (lambda: UNet(1, width=8, mults=(1, 2), groups=2, cross=[1]), (1, 8, 8)),
     "mlp": (lambda: MLP((1, 2), width=8, depth=1, classes=3), (1, 2)),
+    "dit": (lambda: DiT((1, 4, 4), width=8, depth=1, classes=3), (1, 4, 4)),
 }
 
 
