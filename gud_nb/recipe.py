@@ -7,6 +7,7 @@ __all__ = ['derived', 'patch_derived', 'Recipe', 'vp', 'phase_space', 'psld', 'c
            'broken_conditions', 'drift', 'stationarity_residual']
 
 # %% ../nbs/01_recipe.ipynb #010002
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
@@ -16,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import alone, require
+from .core import alone, as_html, brief, html_view, require
 
 # %% ../nbs/01_recipe.ipynb #01003c
 #| code-fold: true
@@ -65,6 +66,7 @@ class Recipe:
 
     def __post_init__(self):
         for name in "DQH":
+            _rounded(name, getattr(self, name))
             object.__setattr__(self, name, _matrix(name, getattr(self, name)))
         _check_shapes(self.D, self.Q, self.H)
         _check(self.D, self.Q, self.H)
@@ -175,6 +177,22 @@ def _matrix(name: str, M) -> Tensor:
         f"{name} must be square: got shape {tuple(M.shape)}, want (..., k, k)",
     )
     return M
+
+
+def _rounded(name: str, M):
+    "Warn of a float32 matrix whose entries are no short decimals in float64."
+    if not isinstance(M, Tensor) or M.dtype != torch.float32 or M.is_meta:
+        return
+    found = M.detach().cpu().flatten().numpy()[:1000]
+    meant = found.astype(str).astype(np.float64)
+    off = np.abs(meant - found)
+    if off.max(initial=0.0) > 0:
+        i = off.argmax()
+        warnings.warn(
+            f"got {name} in float32, where {meant[i]:.9g} is {float(found[i]):.12g}: "
+            "give lists, or a tensor with dtype=torch.float64",
+            stacklevel=4,
+        )
 
 
 def _worst(name: str, M: Tensor, badness: Tensor) -> str:
@@ -428,6 +446,32 @@ def inadmissible(
 ) -> str | None:  # the broken condition and its component; None: a diffusion
     "Why this is no diffusion: a mode never forgotten, a phase that no noise reaches."
     return self._inadmissible
+
+# %% ../nbs/01_recipe.ipynb #gv010002
+#| code-fold: true
+#| code-summary: "The view of a recipe"
+@patch
+@as_html
+def _repr_html_(self: Recipe) -> str:
+    known = {"VP": vp, "CLD": cld, "PSLD": psld, "third-order Langevin": third_order}
+    names = (name for name, make in known.items() if _same(self, make()))
+    facts = {"phases": self.k}
+    if self.shape:
+        facts["components"] = self.shape
+    for name in "DQH":
+        M = getattr(self, name)
+        facts[name] = brief(M) if M.ndim > 2 else M
+    facts["rate of the slowest mode"] = brief(self.gap)
+    if self.k == 2 and not self.shape:
+        d, near = self.discriminant.item(), 1e-9 * self.A.square().max().item()
+        facts["damping"] = "critical" if abs(d) < near else "over" if d > 0 else "under"
+    facts["a diffusion"] = self.inadmissible() or "yes"
+    return html_view(f"Recipe: {next(names, 'of its own')}", facts)
+
+
+def _same(one: Recipe, other: Recipe) -> bool:
+    "Whether two recipes have equal matrices."
+    return all(torch.equal(getattr(one, n).cpu(), getattr(other, n)) for n in "DQH")
 
 # %% ../nbs/01_recipe.ipynb #010008
 #| code-fold: true
