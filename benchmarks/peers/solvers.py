@@ -181,20 +181,19 @@ class UnitRun(Run):
         return out
 
 
-class _Units:
-    "The noise of our samplers as a list of one entry for each step, made when needed."
+class _Units(list):
+    "The noise of our samplers, a list with one entry for each step, made when needed."
 
     def __init__(self, run: UnitRun, like: Tensor, count: int, steps: int):
-        self.run, self.like, self.count, self.steps = run, like, count, steps
+        super().__init__(range(steps))
+        self.run, self.like, self.count = run, like, count
         run.draws = count * steps
 
-    def __len__(self):
-        return self.steps
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> Tensor:
-        if not 0 <= i < self.steps:
-            raise IndexError(i)
-        first = i * self.count
+        first = super().__getitem__(i) * self.count
         each = [self.run.unit(self.like, first + j) for j in range(self.count)]
         return each[0] if self.count == 1 else torch.stack(each)
 
