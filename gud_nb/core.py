@@ -857,6 +857,11 @@ def brief(
         return f"{value.item():.4g}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {brief(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, tuple) and not all(map(is_whole, value)):
+        more = ", …" if len(value) > 3 else ""
+        return f"({', '.join(map(brief, value[:3]))}{more})"
+    if isinstance(value, FunctionType):
+        return value.__name__
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
     named = (f"{f.name}={brief(getattr(value, f.name))}" for f in fields(value))
