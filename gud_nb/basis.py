@@ -10,7 +10,7 @@ __all__ = ['Basis', 'Pixel', 'component_moments', 'moments', 'PCA', 'dct_matrix'
 # %% ../nbs/04_basis.ipynb #040002
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache, cached_property
 from math import pi, prod
 
@@ -18,7 +18,16 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import Const, require
+from gud_nb.core import (
+    Const,
+    as_html,
+    brief,
+    html_images,
+    html_view,
+    in_words,
+    is_whole,
+    require,
+)
 
 # %% ../nbs/04_basis.ipynb #040005
 def _checked(what: str, x: Tensor, shape: tuple):
@@ -33,6 +42,17 @@ def _checked(what: str, x: Tensor, shape: tuple):
         f"got {what} in {x.dtype}, want a floating point dtype: convert with .float() "
         "or .double(), and bytes of images with gud_nb.data.normalise",
     )
+
+
+def _shape_of(basis: "Basis", name: str) -> tuple:
+    "Its `shape` or `data_shape`; a `ValueError` where it has none."
+    try:
+        return getattr(basis, name)
+    except AttributeError as e:
+        raise ValueError(
+            f"{e}: a basis has data_shape, the shape of one datum, and shape, that of "
+            "its components, both without the batch axis"
+        ) from e
 
 
 class Basis:
@@ -68,7 +88,7 @@ def __call__(
     x: Tensor,  # (batch, *data_shape), floating point
 ) -> Tensor:  # (batch, *shape), in the dtype of `x`
     "The components of `x`."
-    _checked("data", x, self.data_shape)
+    _checked("data", x, _shape_of(self, "data_shape"))
     return self.forward(x)
 
 
@@ -78,7 +98,7 @@ def inv(
     c: Tensor,  # (batch, *shape), floating point
 ) -> Tensor:  # (batch, *data_shape), in the dtype of `c`
     "The data with components `c`."
-    _checked("components", c, self.shape)
+    _checked("components", c, _shape_of(self, "shape"))
     return self.inverse(c)
 
 
@@ -191,6 +211,8 @@ class PCA(Basis):
     variances: Tensor  # (d,) of the data that it was fitted to, falling
     mean: Tensor  # (*data_shape) of the data that it was fitted to
     shared: bool = False  # by all channels: components are (C, H·W), not (C·H·W,)
+
+    __repr__ = brief
 
     @property
     def shape(self) -> tuple:  # (C·H·W,), or (C, H·W) if shared
@@ -517,6 +539,8 @@ class Scaled(Basis):
     mean: float | Tensor = 0.0  # number or (*data_shape)
     scale: float | Tensor = 1.0  # number or (*shape), > 0
 
+    __repr__ = brief
+
     def __post_init__(self):
         require(
             not isinstance(self.basis, Scaled),
@@ -649,7 +673,8 @@ def radius_order(
     require(
         basis.frequencies is not None,
         f"got {type(basis).__name__}, whose components have no frequency, "
-        "want DCT or Fourier: of a Compose, its .outer or .inner",
+        "want DCT, Fourier or a basis with `frequencies` (2, *shape), cycles per pixel "
+        "down and across: of a Compose, its .outer or .inner",
     )
     return basis.frequencies.norm(dim=0)
 
@@ -658,7 +683,8 @@ def _places(basis: Basis) -> Tensor:
     require(
         basis.places is not None,
         f"got {type(basis).__name__}, whose components have no place, "
-        "want Pixel, Columns or Wavelet: of a Compose, its .outer or .inner",
+        "want Pixel, Columns, Wavelet or a basis with `places` (2, *shape), row and "
+        "column: of a Compose, its .outer or .inner",
     )
     return basis.places
 
@@ -691,6 +717,116 @@ def distance_order(
     )
     far = [torch.as_tensor(distance_transform_edt(~m.cpu().numpy())) for m in images]
     return torch.stack(far).reshape(mask.shape).to(mask.device)
+
+# %% ../nbs/04_basis.ipynb #gv040002
+#| code-fold: true
+#| code-summary: "Check: the shapes, and one call of a map"
+def _has_shapes(basis: Basis):
+    "Raise unless shapes, places and frequencies are what they should be."
+    kind = type(basis).__name__
+    for name in ("data_shape", "shape"):
+        found = _shape_of(basis, name)
+        ok = isinstance(found, tuple) and all(is_whole(n, 1) for n in found)
+        got = found if isinstance(found, (tuple, list)) else in_words(found)
+        rule = "want a tuple of integers ≥ 1, without the batch axis"
+        require(ok, f"{kind} has {name}={got}, {rule}")
+    for name in ("places", "frequencies"):
+        found, want = getattr(basis, name), (2, *basis.shape)
+        ok = found is None or tuple(found.shape) == want
+        require(ok, f"{kind} has {name} of another shape than (2, *shape) = {want}")
+
+
+def _tried(basis: Basis, name: str, v: Tensor, shape: tuple) -> Tensor:
+    "`forward` or `inverse` of a batch, if its answer has the right form."
+    f, before, who = getattr(basis, name), v.clone(), f"{type(basis).__name__}.{name}"
+    fit = "let constants follow the data, by .to(x) or as a gud_nb.core.Const"
+    kind = f"{v.dtype} on {v.device}"
+    try:
+        out, alone = f(v), f(v[:1])
+    except NotImplementedError:
+        raise  # it says that the function is missing
+    except Exception as e:
+        error = str(e).partition("\n")[0] or type(e).__name__
+        raise ValueError(f"{who} fails for {kind} ({error}): {fit}") from e
+    require(isinstance(out, Tensor), f"{who} gave {in_words(out)}, want a tensor")
+    got, want = tuple(out.shape), (len(v), *shape)
+    require(got == want, f"{who} gave shape {got}, want {want}")
+    got = f"{out.dtype} on {out.device}"
+    require(got == kind, f"{who} gave {got} for {kind}: {fit}")
+    require(torch.equal(v, before), f"{who} changes its argument: work on a clone")
+    off = (out[:1] - alone).abs().max() <= 1e-4 * (1 + alone.abs().max())
+    require(bool(off), f"{who} mixes the images of a batch: the first axis is theirs")
+    return out
+
+# %% ../nbs/04_basis.ipynb #gv040003
+@patch
+def check(
+    self: Basis,
+    device: str | torch.device = "cpu",  # where the two functions are tried
+) -> Basis:  # itself
+    "A `ValueError` that says what is wrong, unless it is a rotation, or one scaled."
+    _has_shapes(self)
+    generator, kind = torch.Generator().manual_seed(0), type(self).__name__
+    for dtype, tol in ((torch.float32, 1e-3), (torch.float64, 1e-8)):
+        how = dict(generator=generator, dtype=torch.float64)
+        x = torch.randn(3, *self.data_shape, **how).to(device, dtype)
+        c = torch.randn(3, *self.shape, **how).to(device, dtype)
+        there = _tried(self, "forward", x, self.shape)
+        back = _tried(self, "inverse", c, self.data_shape)
+        again = _tried(self, "inverse", there, self.data_shape)
+        off = (again - x).abs().max().item()
+        ok = off <= tol * x.abs().max()
+        require(ok, f"{kind}.inverse(forward(x)) is not x: it is off by {off:.2g}")
+        if isinstance(self, Scaled):
+            continue
+        ratio = there.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
+        require(
+            bool(((ratio - 1).abs() <= tol).all()),
+            f"{kind} multiplies lengths by {ratio.min():.4g} to {ratio.max():.4g}, "
+            "want 1: divide by the lengths of its patterns; a scale or a mean that you "
+            "want goes into Scaled(basis, mean, scale)",
+        )
+        off = ((there * c).sum() - (x * back).sum()).abs()
+        ok = bool(off <= tol * x.norm() * c.norm())
+        require(ok, f"{kind}.inverse is not the transpose of forward: no rotation")
+    return self if not isinstance(self, Scaled) else _of_basis(self, device)
+
+
+def _of_basis(scaled: Scaled, device) -> Scaled:
+    "The scaled basis, if what it scales is a rotation."
+    scaled.basis.check(device)
+    return scaled
+
+# %% ../nbs/04_basis.ipynb #gv040006
+#| code-fold: true
+#| code-summary: "The view of a basis"
+@patch
+@as_html
+def _repr_html_(self: Basis) -> str:
+    name = repr(self) if is_dataclass(self) else type(self).__name__
+    facts = {"data": tuple(self.data_shape), "components": tuple(self.shape)}
+    has = dict(place=self.places, frequency=self.frequencies)
+    words = " and ".join(f"a {k}" for k, v in has.items() if v is not None)
+    facts["each component has"] = words or "no place and no frequency"
+    if isinstance(self, Scaled):
+        facts["scale"] = brief(self.scale)
+    return html_view(name[:300], facts, _pictures(self.rotation))
+
+
+def _pictures(basis: Basis) -> str:
+    "Eight of its patterns as HTML; nothing where data are no images."
+    sides, d = tuple(basis.data_shape), prod(basis.shape)
+    if len(sides) not in (2, 3) or len(sides) == 3 and sides[0] not in (1, 3):
+        return ""
+    units = torch.zeros(min(d, 8), d)
+    at = torch.linspace(0, d - 1, len(units)).round().long()
+    units.scatter_(1, at[:, None], 1.0)
+    u = basis.inv(units.reshape(-1, *basis.shape)).reshape(-1, *(1, *sides)[-3:])
+    small = max(1, max(sides[-2:]) // 32)
+    u = torch.nn.functional.avg_pool2d(u, small)
+    u = 0.8 * u / u.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    zoom = max(1, 48 // max(u.shape[-2:]))
+    return html_images(u, "eight patterns of the basis", zoom)
 
 # %% ../nbs/04_basis.ipynb #040048
 @dataclass(frozen=True)
@@ -1000,6 +1136,8 @@ class Principal:
     variances: Tensor  # (rank,), falling, float64
     vectors: Tensor  # (d, rank), orthonormal columns, float64
     total: float  # sum of the variances of all d components
+
+    __repr__ = brief
 
     @property
     def rest(self) -> float:  # ≥ 0

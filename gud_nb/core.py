@@ -812,7 +812,7 @@ def html_lines(
     "Curves as a small SVG picture in HTML, without matplotlib."
     seen = lines.isfinite()
     low, high = lines[seen].min().item(), lines[seen].max().item()
-    across = 36 + 220 * (x - x[0]) / (x[-1] - x[0])
+    across = 48 + 220 * (x - x[0]) / (x[-1] - x[0])
     down = 6 + 84 * (high - lines) / max(high - low, 1e-12)
     paths = ""
     for j in range(lines.shape[1]):
@@ -820,11 +820,11 @@ def html_lines(
         way = " ".join(f"{a:.0f},{b:.1f}" for a, b in points)
         colour = COLOURS[j % len(COLOURS)]
         paths += f'<polyline points="{way}" stroke="{colour}" stroke-width="2"/>'
-    words = ((2, 14, f"{high:.3g}"), (2, 94, f"{low:.3g}"), (40, 108, f"{x[0]:.2g}"))
-    words += ((150, 108, names[0]), (240, 108, f"{x[-1]:.2g}"), (2, 54, names[1]))
+    words = ((2, 14, f"{high:.3g}"), (2, 94, f"{low:.3g}"), (50, 108, f"{x[0]:.2g}"))
+    words += ((155, 108, names[0]), (250, 108, f"{x[-1]:.2g}"), (2, 54, names[1]))
     text = "".join(f'<text x="{a}" y="{b}">{escape(s)}</text>' for a, b, s in words)
-    box = '<svg width="264" height="112" viewBox="0 0 264 112" font-size="10"'
-    frame = '<rect x="36" y="6" width="220" height="84" stroke="grey"/>'
+    box = '<svg width="276" height="112" viewBox="0 0 276 112" font-size="10"'
+    frame = '<rect x="48" y="6" width="220" height="84" stroke="grey"/>'
     text = f'<g fill="currentColor">{text}</g>'
     return f'{box}><g fill="none">{frame}{paths}</g>{text}</svg>'
 

@@ -71,7 +71,7 @@ class Schedule:
             return torch.func.jvp(self.B, (t,), (torch.ones_like(t),), strict=True)[1]
         except (RuntimeError, TypeError, ValueError) as e:
             self.B(t)  # an error of its own comes first
-            error = str(e).splitlines()[0]
+            error = str(e).splitlines()[0].rpartition("): ")[2].partition(". ")[0]
             raise ValueError(
                 f"{type(self).__name__}.B has no derivative ({error}): {_BY_TORCH}, "
                 "or define beta(t)"
@@ -279,7 +279,9 @@ def _has_axes(schedule: Schedule, f: Callable, t: Tensor):
         got = f(t)
     except Exception as e:
         error = str(e).splitlines()[0] if str(e) else type(e).__name__
-        if isinstance(e, NotImplementedError) or error.startswith(name[:-4]):
+        if isinstance(e, NotImplementedError) or error.startswith(
+            f"{type(schedule).__name__}."
+        ):
             raise  # it says what is wrong
         raise ValueError(
             f"{name} fails for t {times} ({error}); {rule}; {_BY_TORCH}"
