@@ -161,6 +161,8 @@ def _start(
     return torch.where(known, seen, moved)
 
 # %% ../nbs/14c_frozen.ipynb #frz00002
+#| code-fold: true
+#| code-summary: "A warning for models that were not trained on such schedules"
 def _has_frozen(family: Family | None) -> bool:
     "Whether members near the upper ends of a family's ranges freeze components."
     if family is None:
@@ -181,6 +183,8 @@ def _warn_untrained(model: DiffusionModel):
         )
 
 # %% ../nbs/14c_frozen.ipynb #brkzlcox
+#| code-fold: true
+#| code-summary: "Checks"
 def _known(model: DiffusionModel, known: Tensor | None) -> Tensor:
     "What the model's schedule freezes, compared with what is said to be known."
     frozen = frozen_components(model.diffusion.schedule)
@@ -259,6 +263,8 @@ def inpaint_frozen(
     return model.basis.inv(torch.where(frozen, chi, found))
 
 # %% ../nbs/14c_frozen.ipynb #140033
+#| code-fold: true
+#| code-summary: "Which columns are known, and how many windows it takes"
 def _known_columns(model: DiffusionModel) -> tuple[int, bool]:
     "How many columns are frozen, and whether they are the right-most."
     frozen = _known(model, None)
