@@ -193,6 +193,8 @@ class NoisyClassifier(nn.Module):
         return self.network(x, level.to(torch.promote_types(own, torch.float32)))
 
 # %% ../nbs/14b_guidance.ipynb #14b0027
+#| code-fold: true
+#| code-summary: "Levels of a model, and an untrained classifier"
 def _log_snrs(model: DiffusionModel, variance: float) -> Callable:
     "How log-SNRs are drawn for a classifier that will guide a model."
     if model.diffusion.is_scalar and model.family is None:
@@ -289,6 +291,8 @@ def guided_score(
     return inner
 
 # %% ../nbs/14b_guidance.ipynb #14b0037
+#| code-fold: true
+#| code-summary: "The method `conditional` for models with a classifier"
 class _ByClassifier:
     "A model whose labels are those of a classifier of noisy observations."
 
@@ -364,6 +368,8 @@ def with_classifier(
     return guided.train(model.training)
 
 # %% ../nbs/14b_guidance.ipynb #14b0040
+#| code-fold: true
+#| code-summary: "Files"
 _FORMAT = "gud_nb noisy classifier"
 
 
