@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'sscs', 'ddim', 'exponential_heun', 'Sampler', 'Grid', 'Local',
            'EulerMaruyama', 'FlowEuler', 'ImageNoise', 'image_noise', 'prepare', 'denoise', 'sample', 'evaluations',
-           'Trajectory', 'Heun', 'analytic_step', 'SSCS', 'DDIM', 'ExponentialHeun', 'uniform', 'quadratic',
-           'even_log_snr', 'level_time', 'edm', 'fastest', 'default_grid', 'propagate', 'marginal_covariance',
-           'measure_order']
+           'Trajectory', 'Film', 'film', 'Heun', 'analytic_step', 'SSCS', 'DDIM', 'ExponentialHeun', 'uniform',
+           'quadratic', 'even_log_snr', 'level_time', 'edm', 'fastest', 'default_grid', 'propagate',
+           'marginal_covariance', 'measure_order']
 
 # %% ../nbs/08_sampler.ipynb #080002
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, log, prod
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,9 +35,9 @@ from gud_nb.core import (
     whole_number,
 )
 from .denoiser import Gaussian, Independent, Score, denoised
-from .diffusion import Frame, Kernel, LinearDiffusion, _batched, _time
-from .recipe import Recipe
-from .schedule import Schedule
+from .diffusion import Frame, Kernel, LinearDiffusion, _batched, _time, hsm
+from .recipe import Recipe, psld, vp
+from .schedule import LinearBeta, Schedule
 from .transition import covariance, phi, scale_tril
 
 # %% ../nbs/08_sampler.ipynb #080005
@@ -488,6 +489,23 @@ def _sampler(sampler) -> Sampler:
     )
     return sampler
 
+# %% ../nbs/08_sampler.ipynb #gv080001
+#| code-fold: true
+#| code-summary: "Check: coefficients are laid out as states are"
+def _laid_out(sampler: Sampler, table: list, grid: Grid):
+    "Raise unless coefficients have a row for each step, and the axes of components."
+    n, comp = len(grid.t), tuple(grid.like.shape[2:])
+    for c in table:
+        got = tuple(c.shape)
+        last = got[len(got) - len(comp) :] if len(got) > len(comp) + 1 else ()
+        ok = got[:1] == (n,) and all(a in (1, b) for a, b in zip(last, comp))
+        require(
+            ok,
+            f"got coefficients {got} of {type(sampler).__name__}, want the {n} steps "
+            f"first and the components {comp}, or 1s, last: (n, k, k, *comp) or "
+            "(n, k, *comp); matrices pass through state_layout",
+        )
+
 # %% ../nbs/08_sampler.ipynb #080023
 def prepare(
     sampler: Sampler,  # how to go from t to s
@@ -496,6 +514,7 @@ def prepare(
 ) -> list:  # of (c, here, there), one for each step
     "All that a run needs of its times, computed before its loop."
     table = [c.to(grid.like) for c in sampler.coefficients(grid)]
+    _laid_out(sampler, table, grid)
     rows = list(zip(*(c.split(1) for c in table))) or [()] * len(grid.t)
     places = grid.places(score)
     return list(zip(rows, places[:-1], places[1:]))
@@ -614,6 +633,38 @@ class Trajectory:
         if i % self.every == 0:
             self.times.append(t)
             self.states.append(z.detach().clone())
+
+# %% ../nbs/08_sampler.ipynb #gv080003
+class Film(NamedTuple):
+    "Images on their way from noise to data."
+
+    frames: Tensor  # (frames, n, *data) of a phase, scaled to noise of variance 1
+    times: list  # (frames,) falling
+
+
+def film(
+    model,  # a ScoreModel or PhaseModel: its `diffusion`, `basis` and `sample` are used
+    n: int = 8,  # images
+    frames: int | tuple = 8,  # how many, or the numbers of the steps that are shown
+    *,
+    phase: int = 0,  # 0: positions, 1: momenta, ...
+    **how,  # for `sample`: labels, generator, sampler, times, ...
+) -> Film:
+    "Samples of a model, and the states on their way, as images."
+    way = Trajectory()
+    samples = model.sample(n, batch=n, callback=way, **how)
+    if isinstance(frames, int):
+        whole_number("frames", frames, 2)
+        frames = np.linspace(0, len(way.states) - 1, frames).round().astype(int)
+    zero = model.basis.inv(torch.zeros_like(way.states[0][:1, 0]))
+    size = model.diffusion.recipe.S[..., phase, phase].sqrt().to(zero.device)
+    seen = [model.basis.inv(way.states[i][:, phase] / size.to(zero)) for i in frames]
+    times = [way.times[i] for i in frames]
+    if phase:
+        return Film(torch.stack(seen) - zero, times)
+    if frames[-1] == len(way.states) - 1:
+        seen[-1], times[-1] = samples, 0.0
+    return Film(torch.stack(seen), times)
 
 # %% ../nbs/08_sampler.ipynb #aahp6iww
 class Heun(Sampler):
@@ -1068,3 +1119,72 @@ def measure_order(
         C = propagate(sampler, diffusion, score, times, first, **how)
         errors.append((C - right).norm().item())
     return errors, log(errors[-2] / errors[-1]) / log(ns[-1] / ns[-2])
+
+# %% ../nbs/08_sampler.ipynb #gv080006
+#| code-fold: true
+#| code-summary: "Check: a run that is watched"
+def _watched(
+    sampler: Sampler, diffusion: LinearDiffusion, n: int, memory: int, turned: int = -1
+) -> tuple[Tensor, int]:
+    "The end of a run of n steps with a limited memory, and the calls of its score."
+    law = Independent(torch.zeros(3), torch.tensor([0.25, 1.0, 4.0]))
+    exact, past, calls = Score(diffusion, law), [], []
+    how = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = torch.randn(4, diffusion.k, 3, **how)
+    xi = torch.randn(n, sampler.noises, *z.shape, **how)
+    if turned >= 0:
+        xi[:, turned] *= -1
+
+    def score(z, t):
+        calls.append(t)
+        return exact(z, t)
+
+    grid = Grid(diffusion, uniform(n, 0.1), z)
+    for (c, here, there), own in zip(prepare(sampler, grid, score), xi):
+        drawn = None if len(own) == 0 else own[0] if len(own) == 1 else own
+        del past[memory:]
+        z = sampler.update(c, here, there, z, drawn, past)
+    return z, len(calls)
+
+
+def _facts_hold(sampler: Sampler, diffusion: LinearDiffusion):
+    "Raise unless evaluations, memory and noise are as declared."
+    name, k = type(sampler).__name__, diffusion.k
+    for n in (5, 8):
+        try:
+            end, calls = _watched(sampler, diffusion, n, n)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as e:
+            raise ValueError(f"{sampler!r} fails with {k} phases: {e}") from e
+        want = evaluations(sampler, n, final=False)
+        got = f"{calls} evaluations in {n} steps, want {want} by what it declares"
+        require(calls == want, f"got {got}: {sampler!r}")
+    got = tuple(end.shape)
+    require(got == (4, k, 3), f"{name}.update gave {got} for states {(4, k, 3)}")
+    again = _watched(sampler, diffusion, n, n)[0]
+    same = torch.equal(end, again)
+    require(same, f"{name} draws numbers of its own: declare noises, use `noise`")
+    again = _watched(sampler, diffusion, n, sampler.memory)[0]
+    same = torch.equal(end, again)
+    require(same, f"{name} uses more of `past` than its memory: {sampler!r}")
+    for j in range(0 if sampler.rises else sampler.noises):
+        other = _watched(sampler, diffusion, n, n, turned=j)[0]
+        used = not torch.allclose(end, other)
+        require(used, f"draw {j + 1} of the noise changes nothing: {sampler!r}")
+
+# %% ../nbs/08_sampler.ipynb #gv080007
+@patch
+def check(
+    self: Sampler,
+    recipes: tuple = (vp(), psld()),  # of the processes that are run
+    order: bool = True,  # measure the order, too, which takes seconds
+) -> Sampler:  # itself
+    "A `ValueError` unless a sampler does what it declares."
+    law = Independent(torch.zeros(2), torch.tensor([0.25, 4.0]))
+    for recipe in recipes:
+        diffusion = LinearDiffusion(recipe, LinearBeta(1.0, 9.0), hsm(recipe))
+        _facts_hold(self, diffusion)
+        if order:
+            found = measure_order(self, diffusion, law, (32, 64, 128))[1]
+            got = f"measured order {found:.2f} with {recipe.k} phases"
+            require(found > self.order - 0.35, f"got {self!r}, {got}")
+    return self
