@@ -18,14 +18,18 @@ quartiles. Nothing else is stored: times in seconds differ from machine to machi
 * `perturb`: noise for a batch of 64 images, each at a time of its own, normal numbers
   given. Base: two lookups in a table of 1000 times and x times a plus noise times b.
 * `training`: a step of `fit` against loops on the same network and optimizer: by hand,
-  with the noising of diffusers, and with the loss of azula (training.py).
+  with the noising of diffusers, and with the loss of azula. The cases are those of
+  training.py: an MLP on digits of 8 x 8, a U-Net on 28 x 28, one schedule or a family
+  of schedules per component, and PSLD; 20 steps or 1 in a turn.
 * `memory`: the largest resident size in a run of 20 steps less that before, over the
-  size of the batch of 4 images, by side of the image. Not a ratio of times: one run.
+  size of the batch of 4 images, by side of the image. One run, in a process that gives
+  back what is freed.
 * `import`: CPU seconds of an import over those of `import torch`, in new processes.
 """
 
 import argparse
 import csv
+import ctypes
 import json
 import subprocess
 import sys
@@ -41,7 +45,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # training.py, released.py
 FIELDS = "what case library name base ratio low high rounds".split()
-STEPS, SIDES = 20, (32, 64, 128, 256)
+STEPS, SIDES = 20, (64, 128, 256)
 
 
 # ------------------------------------------------------------------------ taking turns
@@ -431,13 +435,17 @@ def training(a) -> list[dict]:
     from training import Turns, cases
 
     out = []
-    for name, rounds in (("mlp", a.rounds), ("unet", max(2, a.rounds // 3))):
+    few = max(3, a.rounds // 3)
+    plan_of = {"mlp": a.rounds, "mlp family": a.rounds}
+    plan_of |= {name: few for name in ("unet", "family", "psld")}
+    for name, rounds in plan_of.items():
         torch.manual_seed(0)
         case = cases("cpu", False)[name]()
         for library, loop in loops(case).items():
-            if name == "unet" and library != "by hand":
+            if name != "mlp" and library != "by hand":
                 continue
-            timer = Turns(loop(), "cpu", 20 if name == "mlp" else 1, rounds, 1)
+            block = 20 if name.startswith("mlp") else 1
+            timer = Turns(loop(), "cpu", block, rounds, 1)
             plan = Training(minutes=1 / 60, timer=timer, batch=case.batch)
             fit(case.model, case.x, plan, cpu=True)
             ratios = [mine / its for mine, its in timer.pairs]
@@ -447,38 +455,52 @@ def training(a) -> list[dict]:
 
 
 # ------------------------------------------------------------------- memory and imports
+def runs_of_memory() -> dict:  # "library, name" -> function of x that prepares a run
+    "Second-order multistep samplers; each imports its library alone."
+
+    def ours(process):
+        from gud_nb.integrators import DPMSolver
+
+        return lambda x: our_run(process, DPMSolver(2), x)
+
+    return {
+        "diffusers, 2M": lambda: lambda x: diffusers_run("DPMSolverMultistep", x),
+        "k-diffusion, 2M": lambda: lambda x: k_run("dpmpp_2m", x),
+        "azula, 2M": lambda: lambda x: azula_run("xEAB", x, order=2),
+        "gud_nb, 2M": lambda: ours("VP"),
+        "gud_nb, 2M of PSLD": lambda: ours("PSLD"),
+        "gud_nb, 2M, a schedule per component": lambda: ours("GUD"),
+    }
+
+
+def give_back_memory():
+    "Let the C library give back all that is freed, so that a peak is that of a run."
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(-3, 2**16)  # M_MMAP_THRESHOLD
+    mallopt(-1, 0)  # M_TRIM_THRESHOLD
+
+
 def peak(
-    key: str,  # of on_vp, "library, name", or "gud_nb, PSLD"
+    key: str,  # of runs_of_memory
     side: int,  # of the images
 ) -> float:  # batches of images
     "The largest resident size of a run in this process, over the size of the batch."
     from scaling import status
 
-    from gud_nb.integrators import DPMSolver
-
-    def prepared(n):
-        x = torch.randn(4, 3, n, n)
-        if key == "gud_nb, PSLD":
-            return our_run("PSLD", DPMSolver(2), x)
-        return {", ".join(k): f for k, f in on_vp(x).items()}[key]
-
-    prepared(8)()  # what is loaded when it is first used
-    run = prepared(side)
+    give_back_memory()
+    prepared = runs_of_memory()[key]()
+    prepared(torch.randn(4, 3, 8, 8))()  # what is loaded when it is first used
+    run = prepared(torch.randn(4, 3, side, side))
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = status("VmRSS")
     run()
     return (status("VmHWM") - before) / (4 * 3 * side**2 * 4 / 1024)
 
 
-MEMORY = [
-    f"{library}, 2M" for library in ("diffusers", "k-diffusion", "azula", "gud_nb")
-] + ["gud_nb, PSLD", "gud_nb, 2M, a schedule per component"]
-
-
 def memory(a) -> list[dict]:
     "Memory of a run against the side of the image, in a new process for each."
     out = []
-    for key in MEMORY:
+    for key in runs_of_memory():
         library, name = key.split(", ", 1)
         for side in SIDES:
             command = [sys.executable, str(HERE / "costs.py"), "peak", key, str(side)]
