@@ -53,6 +53,8 @@ def denormalise(
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/10_data.ipynb #100008
+#| code-fold: true
+#| code-summary: "What is no set of labelled images"
 def _check_images(x: Tensor, labels: Tensor, name: str, classes: tuple):
     "Refuse what is no set of labelled images in [-1, 1]."
     require(
@@ -163,6 +165,8 @@ def digits(
     return Images(x, y, "digits", tuple("0123456789"))[every_fifth(y, train)]
 
 # %% ../nbs/10_data.ipynb #2s796z7k
+#| code-fold: true
+#| code-summary: "Gathering: bytes where images came from bytes"
 def _levels(device: torch.device) -> Tensor:
     "The number for each byte; computed on the CPU, so that it is the same everywhere."
     return normalise(torch.arange(256).to(torch.uint8)).to(device)
@@ -199,6 +203,7 @@ def _gathered(x: Tensor, labels: Tensor | None, index: Iterable) -> Iterator:
 
 # %% ../nbs/10_data.ipynb #x9exun1r
 #| code-fold: true
+#| code-summary: "Worker processes"
 class _OnCPU:
     "Indices for a DataLoader, from whatever device they are on."
 
@@ -242,6 +247,7 @@ def _read_ahead(rows, device: torch.device, workers: int, **how) -> DataLoader:
 
 # %% ../nbs/10_data.ipynb #vm50rqva
 #| code-fold: true
+#| code-summary: "Batches from workers"
 def _moved(batches: Iterable, device: torch.device) -> Iterator:
     "Batches on the device, in [-1, 1]; each image left out is warned about once."
     levels, known = _levels(device), set()
@@ -274,6 +280,8 @@ class _Rows:
         return self.x[i], None if self.labels is None else self.labels[i], ()
 
 # %% ../nbs/10_data.ipynb #14ltn9yh
+#| code-fold: true
+#| code-summary: "Tensors: data of any shape"
 @dataclass(frozen=True, eq=False, repr=False)
 class Tensors:
     "Data in memory, of any shape and range, with labels or without."
@@ -351,6 +359,8 @@ def _spread(n: int, of: int) -> Tensor:
     return torch.arange(n) * of // n
 
 # %% ../nbs/10_data.ipynb #gd170q0c
+#| code-fold: true
+#| code-summary: "The same two methods of Images"
 @patch
 def loader(
     self: Images,
@@ -373,6 +383,8 @@ def head(
     return self[_spread(n, len(self))]
 
 # %% ../nbs/10_data.ipynb #1jm2maoc
+#| code-fold: true
+#| code-summary: "Opening: formats, orientation, size"
 _KINDS = ".png .jpg .jpeg .webp .bmp .tif .tiff .gif .pgm .ppm".split()
 _FORMATS = "PNG JPEG WEBP BMP TIFF GIF PPM".split()
 
@@ -408,6 +420,8 @@ def _opened(file: bytes | str | Path) -> object:
         raise _Broken(why if unknown else f"broken ({line})") from e
 
 # %% ../nbs/10_data.ipynb #icvdgiti
+#| code-fold: true
+#| code-summary: "Every mode as 8 bits of grey or RGB"
 def _eight_bits(image: object) -> object:
     "A PIL image in mode L or RGB, over white where it is transparent."
     from PIL import Image
@@ -432,6 +446,8 @@ def _eight_bits(image: object) -> object:
     return image if image.mode == want else image.convert(want)
 
 # %% ../nbs/10_data.ipynb #kjwv47bk
+#| code-fold: true
+#| code-summary: "Grey or colour, if nothing is lost"
 def _with_channels(image: object, channels: int | None) -> object:
     "A PIL image in L or RGB, if that loses nothing."
     want = {None: image.mode, 1: "L", 3: "RGB"}.get(channels)
@@ -476,6 +492,7 @@ def _pixels(file: bytes | str | Path, channels, size) -> Tensor:
 
 # %% ../nbs/10_data.ipynb #310x4sm3
 #| code-fold: true
+#| code-summary: "Paths"
 def _shown(path: str | Path) -> str:
     "A path that can be printed, whatever its bytes."
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -519,6 +536,8 @@ class ImageDataset:
         )
 
 # %% ../nbs/10_data.ipynb #w9138px8
+#| code-fold: true
+#| code-summary: "Reading by number"
 @patch
 def __getitem__(
     self: ImageDataset,
@@ -544,6 +563,8 @@ def __getitem__(
     return Images(normalise(u), self.labels[i[keep]], self.name, self.classes)
 
 # %% ../nbs/10_data.ipynb #3grebgel
+#| code-fold: true
+#| code-summary: "Files as bytes; what is wrong with them"
 def _read(files: list, source: ImageDataset) -> tuple[Tensor, dict]:
     "Files as bytes (n, C, H, W), and an error for each that is wrong."
     out = torch.zeros(len(files), *source.shape, dtype=torch.uint8)
@@ -576,6 +597,7 @@ def _refuse(wrong: dict, n: int, source: ImageDataset):
 
 # %% ../nbs/10_data.ipynb #q97rheob
 #| code-fold: true
+#| code-summary: "The shape, from the first file"
 def _in_order(files: object) -> Iterator[tuple]:
     "Files, one after the other."
     return (files.get([k])[0] for k in range(len(files)))
@@ -595,6 +617,7 @@ def _first_shape(files: Iterable[tuple], name: str, channels, size) -> tuple:
 
 # %% ../nbs/10_data.ipynb #ie1mk96l
 #| code-fold: true
+#| code-summary: "Files in a folder"
 _HELD_OUT = ("test", "validation", "valid", "val", "dev")
 
 
@@ -614,6 +637,7 @@ class _Folder:
 
 # %% ../nbs/10_data.ipynb #uzd27ckk
 #| code-fold: true
+#| code-summary: "Finding the files"
 def _is_image(path: str) -> bool:
     "Whether a name is that of an image; a pipe, which would be waited for, is none."
     known = os.path.splitext(path)[1].lower() in _KINDS
@@ -642,6 +666,7 @@ def _found(root: str) -> list[str]:
 
 # %% ../nbs/10_data.ipynb #jyu5m50v
 #| code-fold: true
+#| code-summary: "Parts and classes"
 def _grouped(paths: list[str], train: bool) -> tuple[list[str], Tensor, tuple]:
     "The files of a part, their classes (n,), and the names of all classes."
     folders = [p.split(os.sep)[:-1] for p in paths]
@@ -689,6 +714,8 @@ def image_folder(
     return ImageDataset(files, labels, name, classes, shape, **how)
 
 # %% ../nbs/10_data.ipynb #3y2l117v
+#| code-fold: true
+#| code-summary: "The reader of a worker"
 class _Wanted:
     "Images by number, as a DataLoader wants them; errors are returned, to be raised."
 
@@ -720,6 +747,8 @@ class _Wanted:
         raise ValueError(f"got no whole image of {n} in {source.name}")
 
 # %% ../nbs/10_data.ipynb #hngo1g90
+#| code-fold: true
+#| code-summary: "The two methods of ImageDataset"
 @patch
 def loader(
     self: ImageDataset,
@@ -743,6 +772,7 @@ def head(
 
 # %% ../nbs/10_data.ipynb #100017
 #| code-fold: true
+#| code-summary: "Local parquet files"
 def parquet_files(
     path: str | Path,  # a folder that contains `folder`, or is it
     folder: str,  # name of the data set: `fashion_mnist` or `cifar10`
@@ -763,6 +793,7 @@ def parquet_files(
 
 # %% ../nbs/10_data.ipynb #i4etns15
 #| code-fold: true
+#| code-summary: "The library datasets, and its errors in one line"
 def _library(what: str) -> object:
     "The library `datasets`."
     try:
@@ -790,6 +821,7 @@ def _answer(function, *args, where: str, todo: str, **kwargs):
 
 # %% ../nbs/10_data.ipynb #6qpk5nqe
 #| code-fold: true
+#| code-summary: "Opening parquet"
 def _is_parquet(file: str) -> bool:
     "Whether a file begins and ends as parquet does."
     with open(file, "rb") as f:
@@ -811,6 +843,7 @@ def _from_parquet(files: list[str], streaming: bool) -> object:
 
 # %% ../nbs/10_data.ipynb #100021
 #| code-fold: true
+#| code-summary: "A part of a set, from local files or the hub"
 def open_rows(
     hub: str,  # name of the data set on the hub
     folder: str,  # name of its local folder
@@ -834,6 +867,7 @@ def open_rows(
 
 # %% ../nbs/10_data.ipynb #repwkgpo
 #| code-fold: true
+#| code-summary: "Files in a column of a table"
 @dataclass(frozen=True)
 class _Column:
     "Image files in a column of a table."
@@ -861,6 +895,7 @@ def _cell(cell, where: str) -> tuple:
 
 # %% ../nbs/10_data.ipynb #kakc41i6
 #| code-fold: true
+#| code-summary: "The column of images"
 def _image_column(features: dict, column: str | None, name: str) -> str:
     "The column with the images."
     image = _library(name).Image
@@ -891,6 +926,7 @@ def _raw(rows: object, columns: list[str], name: str) -> object:
 
 # %% ../nbs/10_data.ipynb #fbjpdytf
 #| code-fold: true
+#| code-summary: "The column of labels"
 def _label_column(features: dict, label: str | None, name: str) -> str | None:
     "The column with the classes; None where there is none."
     scalar = "int8 int16 int32 int64 uint8 uint16 uint32 string large_string".split()
@@ -914,6 +950,7 @@ def _values(rows: object, label: str, name: str) -> list:
 
 # %% ../nbs/10_data.ipynb #hh0mtxfx
 #| code-fold: true
+#| code-summary: "Names and numbers of classes"
 def _class_names(rows: object, label: str | None, name: str) -> tuple:
     "Names of the classes: as declared, or the words or numbers of the training part."
     if label is None:
@@ -945,6 +982,7 @@ def _class_numbers(rows: object, label: str | None, name: str, classes) -> Tenso
 
 # %% ../nbs/10_data.ipynb #41i427x8
 #| code-fold: true
+#| code-summary: "Parts of a table"
 def _part(names: list[str], train: bool, where: str) -> tuple[list[str], bool]:
     "The files or splits of a part, and whether every fifth row is to be set aside."
     kinds = {}
@@ -971,6 +1009,7 @@ def _parquet_in(folder: Path) -> list[str]:
 
 # %% ../nbs/10_data.ipynb #ru04xpjz
 #| code-fold: true
+#| code-summary: "The rows of a source"
 def _table(source: str | Path, train: bool, streaming: bool) -> tuple[object, bool]:
     "The rows of a part, and whether every fifth is to be set aside."
     path = _local(source)
@@ -1019,6 +1058,8 @@ def image_table(
     return ImageDataset(files, labels[number], name, classes, shape, **how)
 
 # %% ../nbs/10_data.ipynb #10002a
+#| code-fold: true
+#| code-summary: "The two named sets"
 _FASHION = "T-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
 _CIFAR = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 _NAMED = dict(  # place on the hub, column, shape, classes
@@ -1056,6 +1097,8 @@ def _first(data: ImageDataset, n: int | None) -> Images:
     return data[:n]
 
 # %% ../nbs/10_data.ipynb #wxbhvsy3
+#| code-fold: true
+#| code-summary: "fashion_mnist and cifar10"
 def fashion_mnist(
     train: bool = True,  # 60,000 images to train on, or 10,000 to test on
     # folder with parquet files; None: GUD_DATA, or else the hub
@@ -1078,6 +1121,8 @@ def cifar10(
     return _first(_named("cifar10", train, path, size=size), n)
 
 # %% ../nbs/10_data.ipynb #eunq79dm
+#| code-fold: true
+#| code-summary: "ImageStream: the class"
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageStream:
     """Labelled images read from one end of a table to the other, through a buffer.
@@ -1107,6 +1152,8 @@ class ImageStream:
         return f"ImageStream({self.name}: {self.shape}, {len(self.classes)} classes)"
 
 # %% ../nbs/10_data.ipynb #dwl24wt3
+#| code-fold: true
+#| code-summary: "Reading a stream"
 @patch
 def chunks(
     self: ImageStream,
@@ -1125,6 +1172,7 @@ def chunks(
 
 # %% ../nbs/10_data.ipynb #e4wuxoie
 #| code-fold: true
+#| code-summary: "Epoch after epoch, in steps of any size"
 class _Endless(IterableDataset):
     "A stream, epoch after epoch, as a DataLoader wants it; errors are returned."
 
@@ -1160,6 +1208,8 @@ def _rebatched(chunks: Iterator, index: Iterable) -> Iterator:
         x, labels = x[len(i) :], labels[len(i) :]
 
 # %% ../nbs/10_data.ipynb #heoda8lw
+#| code-fold: true
+#| code-summary: "The two methods of ImageStream"
 @patch
 def loader(
     self: ImageStream,
@@ -1197,6 +1247,7 @@ def head(
 
 # %% ../nbs/10_data.ipynb #ymsxhlza
 #| code-fold: true
+#| code-summary: "image_stream: the images of a table, as a stream"
 def _in_part(row: dict, column: str, train: bool) -> bool:
     "Whether a row belongs to a part, by the checksum of its image: one in five tests."
     _, file = _cell(row[column], "")
@@ -1237,6 +1288,8 @@ def image_stream(
     return ImageStream(rows, column, label, name, classes, shape, **how)
 
 # %% ../nbs/10_data.ipynb #tf290ukv
+#| code-fold: true
+#| code-summary: "A source by its name"
 IN_MEMORY = 4 * 2**30  # bytes of float32 up to which `load` reads all images
 
 
