@@ -19,8 +19,8 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .basis import component_moments, moments, principal
-from .core import Const, after_batch, alone, exact, floating, require
+from .basis import Basis, Scaled, component_moments, moments, principal
+from .core import Const, after_batch, alone, brief, exact, floating, require
 from .diffusion import Kernel, LinearDiffusion
 
 # %% ../nbs/06_denoiser.ipynb #i67c13i7
@@ -148,6 +148,8 @@ class Mixture(Law):
     means: Tensor  # (m, *comp)
     variances: float | Tensor = 0.0  # number, (m,), (1, *comp) or (m, *comp), ≥ 0
     weights: Tensor | None = None  # (m,) ≥ 0, of any sum; None: equal
+
+    __repr__ = brief
 
     def __post_init__(self):
         m, comp = len(self.means), tuple(self.means.shape[1:])
@@ -377,6 +379,8 @@ class Independent(Gaussian):
     mean: Tensor  # (*comp)
     variances: Tensor  # (*comp), ≥ 0
 
+    __repr__ = brief
+
     def __post_init__(self):
         _own(self, mean=self.mean, variances=self.variances)
         shapes = tuple(self.mean.shape), tuple(self.variances.shape)
@@ -418,6 +422,8 @@ class Spectral(Gaussian):
     variances: Tensor  # (r,) along `vectors`, ≥ 0
     vectors: Tensor  # (d, r) orthonormal columns, d = number of components
     rest: float = 0.0  # variance along everything orthogonal to them, ≥ 0
+
+    __repr__ = brief
 
     def __post_init__(self):
         _own(self, mean=self.mean, variances=self.variances)
@@ -558,6 +564,8 @@ class Dense(Gaussian):
     mean: Tensor  # (*comp)
     covariance: Tensor  # (d, d) of the flattened components
 
+    __repr__ = brief
+
     def __post_init__(self):
         _own(self, mean=self.mean, covariance=self.covariance)
         d = self.mean.numel()
@@ -647,6 +655,8 @@ class LowRank(Gaussian):
     mean: Tensor  # (*comp)
     loadings: Tensor  # (d, r) F, d = number of components
     rest: Tensor  # (*comp) ψ, > 0
+
+    __repr__ = brief
 
     def __post_init__(self):
         _own(self, mean=self.mean, loadings=self.loadings, rest=self.rest)
@@ -850,6 +860,25 @@ def _shrunk(chi: Tensor) -> Spectral:
     )
     rest = share * p.total / d
     return Spectral(p.mean, (1 - share) * p.variances + rest, p.vectors, rest)
+
+# %% ../nbs/06_denoiser.ipynb #gv060002
+@patch
+def in_basis(
+    self: Gaussian,
+    basis: Basis,  # of data of this law's shape
+) -> Gaussian:  # a `Spectral` law of a spectral one and a rotation, else a `Dense` one
+    "The law of `basis(x)`, where x has this law."
+    got, want = tuple(self.shape), tuple(basis.data_shape)
+    require(got == want, f"got a law of {got} and a basis for data {want}: want equal")
+    zero, mean = basis(torch.zeros_like(self.mean)[None]), basis(self.mean[None])[0]
+
+    def turned(rows):
+        return (basis(rows.reshape(-1, *self.shape)) - zero).flatten(1)
+
+    if isinstance(self, Spectral) and basis.onto and not isinstance(basis, Scaled):
+        return Spectral(mean, self.variances, turned(self.vectors.mT).mT, self.rest)
+    C = turned(turned(self.covariance_matrix()).mT)
+    return Dense(mean, (C + C.mT) / 2)
 
 # %% ../nbs/06_denoiser.ipynb #060020
 def fit_low_rank(
