@@ -115,6 +115,8 @@ def inception(
     return features
 
 # %% ../nbs/13b_fid.ipynb #nxbxa5zr
+#| code-fold: true
+#| code-summary: "As bytes; weights without code"
 def as_bytes(
     x: Tensor,  # (n, 1 or 3, H, W) in [-1, 1]
 ) -> Tensor:  # (n, 3, H, W) uint8

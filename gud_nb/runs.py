@@ -270,6 +270,8 @@ def trim(
         write_atomic(self.path, write)
 
 # %% ../nbs/11c_runs.ipynb #11c00039
+#| code-fold: true
+#| code-summary: "The lines of a log"
 @patch
 def _lines(self: Log) -> list[list[str]]:
     "Header and rows as text; torn ones are left out."
@@ -311,6 +313,8 @@ def _usable(path: Path):
         raise ValueError(f"{shown(path)} can't be used: {why}") from e
 
 # %% ../nbs/11c_runs.ipynb #11c00026
+#| code-fold: true
+#| code-summary: "Flags, names and JSON files"
 _CHECKPOINT = "checkpoint.safetensors"
 _BEST = "best.safetensors"
 _LOG = "loss.csv"
@@ -369,6 +373,8 @@ class RunFolder:
         self._lock = FileLock(self.path / ".lock")
 
 # %% ../nbs/11c_runs.ipynb #11c00027
+#| code-fold: true
+#| code-summary: "The lock"
 @patch
 def _own(self: RunFolder):
     "Take the lock, or refuse the folder."
@@ -411,6 +417,8 @@ def __exit__(self: RunFolder, *error):
     self._lock.release()
 
 # %% ../nbs/11c_runs.ipynb #11c00028
+#| code-fold: true
+#| code-summary: "A used folder is refused, or cleared"
 @patch
 def _clear(self: RunFolder):
     "Refuse a folder that holds a run, or remove the run if that is wanted."
@@ -537,6 +545,8 @@ def due(
     return (time.monotonic() if now is None else now) >= self.next_save
 
 # %% ../nbs/11c_runs.ipynb #11c00054
+#| code-fold: true
+#| code-summary: "Numbers that are not finite; the best checkpoint"
 @patch
 def _check(self: RunFolder, step: int, tensors: dict, score: float | None):
     "Refuse numbers that are not finite."
@@ -595,6 +605,8 @@ class Signals:
         self._before.clear()
 
 # %% ../nbs/11c_runs.ipynb #11c00055
+#| code-fold: true
+#| code-summary: "The handler, and the end"
 @patch
 def _catch(self: Signals, number: int, frame):
     "The handler."
