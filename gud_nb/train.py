@@ -176,6 +176,8 @@ class Objective:
         return self
 
 # %% ../nbs/12_train.ipynb #imagescale
+#| code-fold: true
+#| code-summary: "Squared scales of components"
 @patch
 def image_scale(
     self: DiffusionModel,
@@ -299,6 +301,8 @@ class LineLevels:
         return self._level(gamma), active.to(u)
 
 # %% ../nbs/12_train.ipynb #ofmoving
+#| code-fold: true
+#| code-summary: "Which components may decide"
 @patch
 def _of_moving(self: LineLevels) -> Tensor:  # (members, components) rising to 1
     "How often a component decides, of those that move under each member."
@@ -310,6 +314,8 @@ def _of_moving(self: LineLevels) -> Tensor:  # (members, components) rising to 1
     return torch.where(moves.all(1, keepdim=True), self.cdf, cdf)
 
 # %% ../nbs/12_train.ipynb #linelevels2
+#| code-fold: true
+#| code-summary: "Times, and log-SNRs of a process"
 @patch
 def _times(self: LineLevels, draws: Draws, c: dict, low, rise, bounds) -> Tensor:
     "The times of images whose schedules and cdf are given by rows."
@@ -361,6 +367,8 @@ def schedule_levels(
     return replace(lines, cdf=cdf, log_variances=v.flatten().log())
 
 # %% ../nbs/12_train.ipynb #linesof2
+#| code-fold: true
+#| code-summary: "Schedules as lines"
 def _members(model: DiffusionModel, n: int) -> list:
     "Schedules evenly over the ranges of a family, or the one schedule."
     family = model.family
@@ -441,6 +449,8 @@ class Training:
         return tuple(self.ema) if isinstance(self.ema, (tuple, list)) else (self.ema,)
 
 # %% ../nbs/12_train.ipynb #plancheck
+#| code-fold: true
+#| code-summary: "Checks"
 def _is_number(v) -> bool:
     "Whether it is a finite number."
     kind = isinstance(v, (int, float)) and not isinstance(v, bool)
@@ -462,6 +472,8 @@ def _check_plan(plan: "Training"):
     )
 
 # %% ../nbs/12_train.ipynb #planlimits
+#| code-fold: true
+#| code-summary: "Checks"
 def _limits(plan: "Training") -> dict:
     "Settings by name: whether each is in its range, and that range."
     positive = {
@@ -524,6 +536,8 @@ def batch_indices(
             yield order[i * batch : (i + 1) * batch]
 
 # %% ../nbs/12_train.ipynb #complete
+#| code-fold: true
+#| code-summary: "A plan with its objective"
 def _complete(plan: Training, model: DiffusionModel) -> Training:
     "A plan with an objective: its own, or the default one of a model."
     if plan.objective is not None:
@@ -629,6 +643,8 @@ def step(
     return dict(loss=total, gradient=norm.detach())
 
 # %% ../nbs/12_train.ipynb #agreed
+#| code-fold: true
+#| code-summary: "One time for all processes"
 class _Agreed:
     "The time that a run has taken, and a signal to end it: the same in all processes."
 
@@ -649,6 +665,8 @@ class _Agreed:
         return self.seconds, self.stop
 
 # %% ../nbs/12_train.ipynb #rows
+#| code-fold: true
+#| code-summary: "Lines of the log, and what a checkpoint holds"
 @patch
 def row(self: _Run, step: int, seconds: float, rate: float, recent: list) -> dict:
     "A line of the log: means over recent steps and all processes."
@@ -725,6 +743,8 @@ class _Loop:
             self.bar.update(100 * used - self.bar.n)
 
 # %% ../nbs/12_train.ipynb #loopwrite
+#| code-fold: true
+#| code-summary: "Log, checkpoint, end"
 @patch
 def write(self: _Loop, rate: float):
     "A row of the log."
@@ -760,6 +780,8 @@ def leave(self: _Loop):
     self.signals.leave(where)
 
 # %% ../nbs/12_train.ipynb #identity
+#| code-fold: true
+#| code-summary: "What must stay the same"
 def identity(
     model: DiffusionModel,  # to be trained
     data: Tensors,  # or another source of notebook 10
@@ -782,6 +804,8 @@ def identity(
     return said | dict(batch=plan.batch * processes, data=_fingerprint(data))
 
 # %% ../nbs/12_train.ipynb #said
+#| code-fold: true
+#| code-summary: "What must stay the same, as text"
 def _fingerprint(data) -> dict:
     "What tells a source from others: its own fingerprint, or one of its images."
     if isinstance(data, Tensors):
@@ -814,6 +838,8 @@ def _said(value) -> object:
     return f"{named.__module__}.{named.__qualname__}"
 
 # %% ../nbs/12_train.ipynb #sources
+#| code-fold: true
+#| code-summary: "Sources and batches"
 def _source(model: DiffusionModel, data, labels):
     "A source of notebook 10 for data and labels, checked."
     classes = getattr(bare_network(model), "config", {}).get("classes")
@@ -843,6 +869,8 @@ def _batches(run: _Run, data, first: int) -> Iterator[tuple]:
         yield x, labels if classes else None
 
 # %% ../nbs/12_train.ipynb #6tyspawc
+#| code-fold: true
+#| code-summary: "Checks, progress bar, accelerator"
 def _check_run(model, plan, resume: bool, overwrite: bool, out):
     "Refuse arguments of `fit` that are of another kind or don't go together."
     require(
@@ -882,6 +910,8 @@ def _accelerator(out, trackers, cpu: bool):
     return made
 
 # %% ../nbs/12_train.ipynb #prepared
+#| code-fold: true
+#| code-summary: "Model, optimizer and averages on their device"
 def _prepared(model: DiffusionModel, plan: Training, a) -> _Run:
     "Model and optimizer on their device, averages beside the weights."
     network = bare_network(model)
@@ -910,7 +940,8 @@ def fit(
     labels: Tensor | None = None,  # (n,) classes; None: those of the data, if any
     *,
     out: Path | str | None = None,  # folder of the run; None: no files
-    resume: bool = False,  # go on from the checkpoint in `out`
+    # go on from the checkpoint in `out`; another budget or rate warms up again
+    resume: bool = False,
     overwrite: bool = False,  # remove the run in `out`
     every: int = 50,  # steps between lines of the log
     keep: float = 60.0,  # seconds between checkpoints
@@ -942,6 +973,8 @@ def fit(
     return loop.log or (folder.log.rows()[-1:] if folder else [])
 
 # %% ../nbs/12_train.ipynb #begin
+#| code-fold: true
+#| code-summary: "The loop at its first step, or where the checkpoint is"
 def _begin(run: _Run, folder, out, resume, signals, every: int, bar) -> _Loop:
     "The loop at its first step, or where the checkpoint is."
     plan, a = run.plan, run.accelerator
