@@ -65,8 +65,6 @@ from gud_nb.schedule import (
 from gud_nb.train import (
     Denoising,
     DiffusionModel,
-    Draws,
-    LineLevels,
     Objective,
     PhaseModel,
     ScoreMatching,
@@ -74,6 +72,8 @@ from gud_nb.train import (
     Training,
     fit,
     fit_law,
+    for_images,
+    for_likelihood,
     from_pretrained,
     schedule_levels,
 )
@@ -325,7 +325,8 @@ for prior in PRIORS:
     SETTINGS[f"cifar-{prior}"] = partial(softness, partial(principal, cifar), **how)
 SETTINGS["cifar-box"] = cifar_box
 for name in ("labels-long", "haar-columns-factors", "crop-grey"):
-    SETTINGS[f"{name}-image"] = but(SETTINGS[name], loss="image")
+    for loss in ("image", "noise"):
+        SETTINGS[f"{name}-{loss}"] = but(SETTINGS[name], loss=loss)
 PROCESSES = ("vp", "psld", "gud")
 HEADS = ("plain", "isotropic", "gaussian")  # what is known besides the network
 SETTINGS |= {f"head-{process}-{head}": None for process in PROCESSES for head in HEADS}
@@ -345,6 +346,7 @@ POINTS = {
     "crop-grey": [dict(known=0.0, b=b) for b in (0.5, 0.0, 0.9)],
     "gud-fashion-mnist": [dict(a=1.0), dict(a=0.7)],
     "labels-long-image": [dict(a=1.0), dict(a=0.7)],
+    "labels-long-noise": [dict(a=a) for a in (1.0, 0.7, 0.0, 0.4, 1.3, 1.6)],
     "gud-haar-columns": [dict(a=2.0, b=0.4)],
     "gud-cifar-columns": [dict(known=0.0, b=b) for b in (0.5, 0.0, 0.9)],
     "pca-white-alone": [dict(a=1.0)],
@@ -354,6 +356,7 @@ POINTS = {
     "head-gud": [dict(a=1.0)],
 }
 CORNERS = [dict(a=2.0, b=0.4), dict(a=0.0, b=0.0), dict(a=6.0, b=0.8)]
+POINTS["haar-columns-factors-noise"] = POINTS["gud-haar-columns"]
 POINTS |= {f"haar-columns-{way}": CORNERS for way in (*GIVEN, "factors-image")}
 
 
@@ -469,26 +472,21 @@ def times_by_snr(model: ScoreModel) -> Objective:
     return ScoreMatching(active_only(), snr_times(model.diffusion, v, v * scale**2))
 
 
-@dataclass(frozen=True)
-class Changing:
-    "Levels; where no component of an image changes, those of a uniform time."
-
-    first: LineLevels
-
-    def __call__(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        drawn, other = self.first(draws), replace(self.first, cdf=None)(draws)
-        some = drawn[1].flatten(1).any(1).reshape(-1, *[1] * (drawn[1].ndim - 1))
-        return tuple(torch.where(some, a, b) for a, b in zip(drawn, other))
-
-
 def error_of_images(model: ScoreModel) -> Objective:
     "Errors of the image over what the law expects, levels by what is seen."
-    return Denoising(Changing(schedule_levels(model)))
+    return Denoising(schedule_levels(model), for_images)
 
 
-LOSSES = dict(uniform=uniform_times, snr=times_by_snr, image=error_of_images)
+def error_of_noise(model: ScoreModel) -> Objective:
+    "Errors of the noise of changing components, levels by what is seen."
+    return Denoising(schedule_levels(model), for_likelihood)
+
+
+LOSSES = dict(uniform=uniform_times, snr=times_by_snr)
+LOSSES |= dict(image=error_of_images, noise=error_of_noise)
 ERRORS = dict(uniform="errors of the noise, uniform times")  # in cards
 ERRORS |= dict(snr="errors of the noise, times by SNR", image="errors of the image")
+ERRORS |= dict(noise="errors of the noise, levels by what is seen")
 
 
 def train(name: str, a: argparse.Namespace, places: Places):
@@ -670,7 +668,7 @@ Limits: {limits}
     gud_sample --model {title} --softness {example}
 """
 SHIPPED = {
-    "labels-long": dict(
+    "labels-long-noise": dict(
         title="gud-fashion-mnist",
         what="28×28 images of clothes, with labels",
         basis="a cosine basis with white prior",
@@ -679,7 +677,7 @@ SHIPPED = {
         example=".7 --n 64 --label 9",
         limits="a small network; outlines are right, texture and print are often lost.",
     ),
-    "haar-columns-factors-snr": dict(
+    "haar-columns-factors-noise": dict(
         title="gud-haar-columns",
         what="28×28 images of clothes",
         basis="a Haar basis of two levels with the variance-matching prior",
