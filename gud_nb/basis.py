@@ -30,6 +30,8 @@ from gud_nb.core import (
 )
 
 # %% ../nbs/04_basis.ipynb #040005
+#| code-fold: true
+#| code-summary: "Checks: shapes and dtypes"
 def _checked(what: str, x: Tensor, shape: tuple):
     "A `ValueError` for another shape, or for numbers that are not floating point."
     require(
@@ -54,7 +56,7 @@ def _shape_of(basis: "Basis", name: str) -> tuple:
             "its components, both without the batch axis"
         ) from e
 
-
+# %% ../nbs/04_basis.ipynb #gv040009
 class Basis:
     "A real orthonormal map from data `(batch, *data_shape)` to components."
 

@@ -18,6 +18,7 @@ from gud_nb.core import (
     Const,
     act,
     as_time,
+    brief,
     exact,
     floating,
     in_words,
@@ -55,6 +56,8 @@ class LinearDiffusion:
     Sigma0: Tensor | None = None  # (..., k, k) of a start that is integrated out (HSM)
     aux_cov: Tensor | None = None  # (..., k, k) of a start that is drawn (DSM)
     by_snr: bool = False  # γ of the schedule is minus the log-SNR of this recipe
+
+    __repr__ = brief
 
     def __post_init__(self):
         of_kind("recipe", self.recipe, Recipe, "a Recipe, such as psld()")
@@ -496,6 +499,16 @@ def log_snr(
     "λ(t) = log |w|², the log signal-to-noise ratio of all phases together."
     return self.frame(t, like).log_snr
 
+# %% ../nbs/05_diffusion.ipynb #gv050001
+@patch
+def log_snrs(
+    self: LinearDiffusion,
+    t: Tensor,  # (n,) in (0, 1]
+) -> Tensor:  # (n, components) float64
+    "The log-SNRs of all phases together, a column for each component."
+    comp = tuple(self.schedule.shape) or tuple(self.recipe.shape) or (1,)
+    return self.log_snr(t, torch.zeros(1, self.k, *comp)).reshape(len(t), -1)
+
 # %% ../nbs/05_diffusion.ipynb #8lsik569
 @patch
 def noise(
@@ -555,6 +568,21 @@ def prior(
         )
     L = scale_tril(self.recipe, self.B(1.0, noise), self.start_of(variance))
     return act(state_layout(L), noise)
+
+# %% ../nbs/05_diffusion.ipynb #gv050003
+@patch
+def covariance(
+    self: LinearDiffusion,
+    t: float | Tensor,  # () or (n,), in [0, 1]
+    variance: float | Tensor | None = None,  # () or (*comp) of the data; None: at 0
+) -> Tensor:  # (*t.shape, *comp or 1s, k, k) float64
+    "The covariance of the state at time t: of its noise, and of Gaussian data."
+    t, C = _time(t), self.start_of(variance)
+    B, own = self.schedule.B(t), tuple(self.schedule.shape)
+    comp = self.recipe.shape if C is None else tuple(C.shape[:-2]) or self.recipe.shape
+    lead = tuple(B.shape)[: B.ndim - len(own)]
+    B = B.reshape((*lead, *(own or (1,) * len(comp))))
+    return covariance(self.recipe.on(B.device), B, C)
 
 # %% ../nbs/05_diffusion.ipynb #050026
 @patch

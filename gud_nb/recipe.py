@@ -178,7 +178,9 @@ def _matrix(name: str, M) -> Tensor:
     )
     return M
 
-
+# %% ../nbs/01_recipe.ipynb #gv010005
+#| code-fold: true
+#| code-summary: "Checks: a warning of single precision"
 def _rounded(name: str, M):
     "Warn of a float32 matrix whose entries are no short decimals in float64."
     if not isinstance(M, Tensor) or M.dtype != torch.float32 or M.is_meta:
@@ -194,7 +196,9 @@ def _rounded(name: str, M):
             stacklevel=4,
         )
 
-
+# %% ../nbs/01_recipe.ipynb #gv010006
+#| code-fold: true
+#| code-summary: "Checks: the worst of many matrices"
 def _worst(name: str, M: Tensor, badness: Tensor) -> str:
     "The most offending matrix of a stack, in words."
     if M.ndim == 2:

@@ -1146,7 +1146,9 @@ def _watched(
         z = sampler.update(c, here, there, z, drawn, past)
     return z, len(calls)
 
-
+# %% ../nbs/08_sampler.ipynb #gv080009
+#| code-fold: true
+#| code-summary: "Check: evaluations, memory and noise"
 def _facts_hold(sampler: Sampler, diffusion: LinearDiffusion):
     "Raise unless evaluations, memory and noise are as declared."
     name, k = type(sampler).__name__, diffusion.k

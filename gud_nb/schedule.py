@@ -46,6 +46,15 @@ def B_from_gamma(
 # %% ../nbs/03_schedule.ipynb #gv030001
 _BY_TORCH = "compute it by torch from t, without float(t), .item(), numpy or detach()"
 
+
+def _no_derivative(schedule, e: Exception) -> ValueError:
+    "An error that says why B has no derivative, and what to do."
+    error = str(e).splitlines()[0].rpartition("): ")[2].partition(". ")[0]
+    name = type(schedule).__name__
+    return ValueError(
+        f"{name}.B has no derivative ({error}): {_BY_TORCH}, or define beta(t)"
+    )
+
 # %% ../nbs/03_schedule.ipynb #030008
 class Schedule:
     "Subclasses define `B(t)`, of shape `(*t.shape, *self.shape)`, rising from about 0."
@@ -71,11 +80,7 @@ class Schedule:
             return torch.func.jvp(self.B, (t,), (torch.ones_like(t),), strict=True)[1]
         except (RuntimeError, TypeError, ValueError) as e:
             self.B(t)  # an error of its own comes first
-            error = str(e).splitlines()[0].rpartition("): ")[2].partition(". ")[0]
-            raise ValueError(
-                f"{type(self).__name__}.B has no derivative ({error}): {_BY_TORCH}, "
-                "or define beta(t)"
-            ) from e
+            raise _no_derivative(self, e) from e
 
     def gamma(
         self,
@@ -307,7 +312,8 @@ def _curves(source, t: Tensor, groups: Tensor | None, variances, most: int) -> t
     middle = (source.log_snrs(t[len(t) // 2 :][:1]) + more)[0]
     d, pick = len(middle), torch.linspace(0, len(middle) - 1, min(len(middle), most))
     if groups is None:
-        at = middle.argsort(stable=True)[pick.round().long()]
+        order = middle.argsort(stable=True) if d > most else torch.arange(d)
+        at = order[pick.round().long()]
         ranks = [f"{i:.0f} of {d}" for i in pick.round() + 1]
         weights = torch.nn.functional.one_hot(at, d).double().mT
         names = ranks if d > most else [f"{i + 1}" for i in at.tolist()]
@@ -340,6 +346,9 @@ def plot_snr(
     if ax is None:
         ax = plt.subplots(figsize=(5, 2.8), dpi=90, layout="constrained")[1]
     t = torch.linspace(1e-3, 1, 200, dtype=torch.float64) if times is None else times
+    for s in source.values() if isinstance(source, dict) else (source,):
+        want = "a Schedule or a LinearDiffusion, or a dict of them by name"
+        require(hasattr(s, "log_snrs"), f"got source={in_words(s)}, want {want}")
     if isinstance(source, dict):
         require(0 < len(source) <= 6, f"got {len(source)} sources, want 1 to 6")
         lines = [s.log_snrs(t).mean(1) for s in source.values()]
