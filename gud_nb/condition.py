@@ -179,6 +179,8 @@ def gaussian_kernel(
     return torch.outer(line, line) / line.sum().square()
 
 # %% ../nbs/14_condition.ipynb #cond0016
+#| code-fold: true
+#| code-summary: "Components of a basis"
 @dataclass(frozen=True, eq=False)
 class Components(Measurement):
     "Some components of a basis are known: sub-bands, frequencies, or any others."
@@ -464,6 +466,8 @@ def project(self: Mask, x, o):
     return torch.where(self._known.like(x) > 0, o, x)
 
 # %% ../nbs/14_condition.ipynb #cond0045
+#| code-fold: true
+#| code-summary: "Checks, and the steps for one batch"
 def _checked(model, measurement, o, method) -> tuple[Seen, Tensor]:
     "The measurement of components and its result, on the model's device, checked."
     of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
