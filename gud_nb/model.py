@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['fit_law', 'checked_images', 'DiffusionModel', 'ScoreModel', 'group_means', 'bare_network', 'PhaseModel', 'shipped',
-           'build_network', 'from_pretrained']
+           'build_network', 'from_pretrained', 'model_card']
 
 # %% ../nbs/11b_model.ipynb #4m41fo2o
 import copy
@@ -16,6 +16,7 @@ from importlib import import_module, resources
 from inspect import Parameter, signature
 from numbers import Real
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from fastcore.basics import patch
@@ -269,7 +270,7 @@ def _as_components(basis: Basis, x: Tensor, r: int) -> Tensor:
     c = basis.rotation(x.unflatten(1, (r, -1)).flatten(0, 1))
     return c.unflatten(0, (len(x), r))
 
-# %% ../nbs/11b_model.ipynb #o2nhfb47
+# %% ../nbs/11b_model.ipynb #xzr2h03v
 def _mean_matrix(groups: Tensor) -> Tensor:
     "(d, n) float64: times it, components (batch, d) become means over groups."
     member = torch.nn.functional.one_hot(groups.flatten().long()).double()
@@ -283,7 +284,7 @@ def group_means(
     "Means over groups of components."
     return v.flatten(1) @ _mean_matrix(groups).to(v)
 
-# %% ../nbs/11b_model.ipynb #7zyfa5ap
+# %% ../nbs/11b_model.ipynb #zicraj1r
 #| code-fold: true
 #| code-summary: "Groups that fit the basis and the network"
 def _groups_of(groups: Tensor | None, want: int, basis: Basis) -> Const | None:
@@ -1076,6 +1077,58 @@ def from_pretrained(
 
 
 DiffusionModel.from_pretrained = staticmethod(from_pretrained)
+
+# %% ../nbs/11b_model.ipynb #bdr1k9yu
+def model_card(
+    model: DiffusionModel,  # whose card it is
+    repo_id: str,  # user/model
+    license: str | None = None,  # of the weights, e.g. mit
+    metrics: dict | None = None,  # name -> number, e.g. {"FID": 8.4}
+    text: str = "",  # more, in Markdown: data, limits
+) -> str:  # a README.md
+    "The card of a model on the hub: what the hub indexes, and how to load it."
+    from huggingface_hub import EvalResult, ModelCardData
+
+    metrics, data = metrics or {}, str(model.about.get("data", "unknown"))
+    task, name = "unconditional-image-generation", repo_id.split("/")[-1]
+    about = dict(library_name="gud_nb", license=license, pipeline_tag=task)
+    about |= dict(tags=["diffusion"], metrics=list(metrics) or None)
+    if metrics:
+        each = [EvalResult(task, data, data, k, v) for k, v in metrics.items()]
+        about |= dict(model_name=name, eval_results=each)
+    size, n = model.basis.data_shape, sum(p.numel() for p in model.parameters())
+    load = f'model = from_pretrained("{repo_id}")\nx = model.sample(16)'
+    said = (
+        f"A `{type(model).__name__}` of {n:,} weights for data of shape {tuple(size)}."
+    )
+    load = f"```python\nfrom gud_nb.model import from_pretrained\n\n{load}\n```"
+    rows = "".join(f"| {k} | {v} |\n" for k, v in model.about.items())
+    parts = [f"# {name}", said, load, text, rows and f"| about | |\n|---|---|\n{rows}"]
+    front = f"---\n{ModelCardData(**about).to_yaml()}\n---"
+    return "\n\n".join([front, *filter(None, parts)]) + "\n"
+
+# %% ../nbs/11b_model.ipynb #za3eknrm
+@patch
+def push_to_hub(
+    self: DiffusionModel,
+    repo_id: str,  # user/model; made if it is not there
+    card: str | None = None,  # its README.md; None: `model_card(self, repo_id)`
+    dtype: torch.dtype | None = None,  # torch.float16 halves the file
+    *,
+    private: bool | None = None,  # None: as the account has it
+    token: str | None = None,  # None: that of `hf auth login`
+    **how,  # of HfApi.upload_folder: commit_message, revision, create_pr
+) -> str:  # address of the commit
+    "Upload the model and its card to the Hugging Face hub, in one commit."
+    from huggingface_hub import HfApi
+
+    api, card = HfApi(token=token), card or model_card(self, repo_id)
+    with TemporaryDirectory() as folder:
+        self.save_pretrained(folder, dtype)
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        how = dict(commit_message="A model of gud_nb") | how
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **how))
 
 # %% ../nbs/11b_model.ipynb #t56gcprs
 #| code-fold: true
