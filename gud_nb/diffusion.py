@@ -663,6 +663,8 @@ class SNRTable:
     recipe: Recipe  # one for all components
     start: Tensor | None  # (k, k) covariance of the auxiliary start; None: 0
 
+    __repr__ = brief
+
     def __post_init__(self):
         from scipy.interpolate import CubicSpline
 
@@ -709,6 +711,8 @@ class SNRSchedule(Schedule):
 
     inner: Schedule  # gives γ(t)
     table: SNRTable  # B for each γ
+
+    __repr__ = brief
 
     @property
     def shape(self) -> tuple:

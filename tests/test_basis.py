@@ -176,6 +176,134 @@ def test_saved_and_read_back(b):
     assert_close(again(x), b(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("b", [*BASES.values(), *SCALED.values(), LARGE[0]])
+def test_check_takes_every_basis(b):
+    assert b.check() is b
+
+
+@dataclass(frozen=True)
+class Own(Basis):
+    "Pixels; each class below breaks one property."
+
+    data_shape: tuple = (1, 4, 4)
+    shape: tuple = (1, 4, 4)
+
+    def forward(self, x):
+        return x
+
+    def inverse(self, c):
+        return c
+
+
+class NoShape(Basis):
+    forward = inverse = Own.forward
+
+
+class AList(Own):
+    def __init__(self):
+        object.__setattr__(self, "data_shape", [1, 4, 4])
+
+
+class NoForward(Basis):
+    data_shape = shape = (2,)
+
+
+class Flat(Own):
+    def forward(self, x):
+        return x.flatten(1)
+
+
+class Single(Own):
+    def forward(self, x):
+        return x @ torch.eye(4)
+
+
+class Wide(Own):
+    def inverse(self, c):
+        return c * torch.ones(4, dtype=f64)
+
+
+class ByBatch(Own):
+    def forward(self, x):
+        return x - x.mean(0) + x.mean(0).flip(-1)
+
+
+class InPlace(Own):
+    def forward(self, x):
+        return x.neg_()
+
+
+class NoWayBack(Own):
+    def inverse(self, c):
+        return c.flip(-1)
+
+
+class Twice(Own):
+    def forward(self, x):
+        return 2 * x
+
+    def inverse(self, c):
+        return c / 2
+
+
+class Sheared(Own):
+    def forward(self, x):
+        return torch.cat([x[..., :1] + x[..., 1:2], x[..., 1:]], -1)
+
+    def inverse(self, c):
+        return torch.cat([c[..., :1] - c[..., 1:2], c[..., 1:]], -1)
+
+
+class Displaced(Own):
+    places = torch.zeros(2, 4, 4)
+
+
+NO_BASIS = {
+    NoShape: "no attribute 'data_shape': a basis has data_shape",
+    AList: "AList has data_shape=[1, 4, 4], want a tuple",
+    Flat: "Flat.forward gave shape (3, 16), want (3, 1, 4, 4)",
+    Single: "Single.forward fails for torch.float64 on cpu",
+    Wide: "Wide.inverse gave torch.float64 on cpu for torch.float32",
+    ByBatch: "ByBatch.forward mixes the images",
+    InPlace: "InPlace.forward changes its argument",
+    NoWayBack: "NoWayBack.inverse(forward(x)) is not x",
+    Twice: "Twice multiplies lengths by 2 to 2, want 1",
+    Sheared: "Sheared multiplies lengths by",
+    Displaced: "places of another shape than (2, *shape) = (2, 1, 4, 4)",
+}
+
+
+@pytest.mark.parametrize("kind, words", NO_BASIS.items(), ids=lambda v: str(v)[:20])
+def test_check_says_what_is_wrong(kind, words):
+    with pytest.raises(ValueError) as e:
+        kind().check()
+    assert words in str(e.value) and "\n" not in str(e.value)
+    assert len(str(e.value)) < 400
+
+
+def test_check_looks_into_a_scaled_basis_and_names_a_missing_function():
+    with pytest.raises(ValueError, match="Twice multiplies lengths"):
+        Scaled(Twice(), 0.5, 3.0).check()
+    with pytest.raises(NotImplementedError, match="NoForward must define forward"):
+        NoForward().check()
+    with pytest.raises(ValueError, match="a basis has data_shape"):
+        NoShape()(torch.zeros(1, 4, 4))
+
+
+@pytest.mark.parametrize("b", [*BASES.values(), *SCALED.values(), *LARGE])
+def test_a_basis_has_a_view_and_a_short_repr(b):
+    shown = b._repr_html_()
+    assert len(shown) < 60_000 and "data: " in shown
+    channels = (1, *b.data_shape)[-3] if len(b.data_shape) in (2, 3) else 0
+    image = channels in (1, 3)
+    assert ("<img" in shown) == image
+    assert len(repr(b)) < 250 and "\n" not in repr(b)
+
+
+def test_a_view_never_raises():
+    assert NoShape()._repr_html_() is None
+
+
 # Wavelets against PyWavelets
 
 
@@ -745,8 +873,8 @@ REFUSED = {
     "columns": (lambda: Columns(DCT((3, 8, 8)), 8), "one for a column (C, H)"),
     "width": (lambda: Columns(Pixel((3, 8)), 0), "at least one column"),
     "smaller": (lambda: Pad((1, 28, 28), (1, 28, 24)), "want larger sides"),
-    "frequency": (lambda: radius_order(haar), "no frequency"),
-    "place": (lambda: column_order(BASES["components"]), "no place"),
+    "frequency": (lambda: radius_order(haar), "a basis with `frequencies` (2, *"),
+    "place": (lambda: column_order(BASES["components"]), "a basis with `places` (2"),
     "no level": (lambda: level_order(BASES["colour haar"]), "want a Wavelet"),
     "no mask": (lambda: distance_order(torch.zeros(4, 4)), "without a single pixel"),
     "no variance": (lambda: spectrum_order(torch.zeros(3)), "raise the small ones"),

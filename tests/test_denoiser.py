@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from gud_nb.basis import PCA, Pixel, Scaled
 from gud_nb.denoiser import (
     Dense,
     Gaussian,
@@ -289,6 +290,34 @@ def test_gain_root_and_determinant_from_the_definition(name, R):
     assert_close(law.covariance_matrix(), C)
     assert_close(law.component_variances, C.diagonal())
     assert isinstance(law, Gaussian) and isinstance(law, Law)
+
+
+@pytest.mark.parametrize("name", [n for n in laws if n != "mixture"])
+def test_a_law_in_another_basis(name):
+    "Its mean, its covariance and its density are those of turned data."
+    law, y = laws[name], torch.randn(6, d, generator=g).double()
+    Q = torch.linalg.qr(torch.randn(d, d, generator=g).double()).Q
+    turned = PCA((d,), Q, torch.ones(d), torch.zeros(d))
+    bases = turned, Scaled(turned, mean, torch.tensor([0.5, 1.0, 2.0, 3.0]))
+    for basis in bases:
+        found = law.in_basis(basis)
+        M = basis(torch.eye(d).double()) - basis(torch.zeros(1, d).double())
+        want = M.mT @ law.covariance_matrix() @ M
+        assert_close(found.covariance_matrix(), want, rtol=1e-9, atol=1e-10)
+        assert_close(found.mean, basis(law.mean[None])[0])
+        density = law.log_prob(y) + basis.log_volume
+        assert_close(found.log_prob(basis(y)), density, rtol=1e-6, atol=1e-6)
+    level = torch.tensor(0.7)
+    found = law.in_basis(turned)
+    assert_close(found(turned(y), level), turned(law(y, level)), rtol=0, atol=1e-6)
+    assert isinstance(found, Spectral) == isinstance(law, Spectral)
+    with pytest.raises(ValueError, match="want equal"):
+        law.in_basis(Pixel((5,)))
+
+
+def test_the_repr_of_a_law_is_short():
+    for law in laws.values():
+        assert "\n" not in repr(law) and len(repr(law)) < 200
 
 
 @pytest.mark.parametrize("rank", [2, 4])

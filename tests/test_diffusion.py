@@ -40,6 +40,33 @@ def refused(words: str):
     return pytest.raises(ValueError, match=re.escape(words))
 
 
+def test_the_repr_of_a_process_is_short():
+    many = LinearDiffusion(psld(), soft, hsm(psld()), by_snr=True)
+    assert "\n" not in repr(many) and len(repr(many)) < 500
+    assert "<svg" in many.schedule._repr_html_()
+
+
+@every_recipe
+def test_the_covariance_of_a_state_is_that_of_its_kernel(name):
+    r, v = recipes[name], torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0]).double()
+    for schedule in (LinearBeta(), soft):
+        d = LinearDiffusion(r, schedule, hsm(r), by_snr=True)
+        t, like = torch.tensor([0.2, 0.9]), torch.zeros(2, r.k, 5).double()
+        kernel = d.kernel(t, like)
+        for i in range(5):
+            j = i if schedule is soft else 0
+            N, u = kernel.T[..., j], kernel.phi[..., j]
+            want = N @ N.mT + v[i] * u[:, :, None] * u[:, None]
+            found = d.covariance(t, v).expand(2, 5, r.k, r.k)[:, i]
+            assert_close(found, want, rtol=1e-9, atol=1e-12)
+        assert d.covariance(0.5).shape == (*schedule.shape, r.k, r.k)
+    start = LinearDiffusion(r, LinearBeta()).covariance(0.0, 2.0)  # the data alone
+    assert_close(start[0, 0].item(), 2.0)
+    assert start.sum().item() == start[0, 0].item()
+    with refused("got t=5, want times in [0, 1]"):
+        d.covariance(5)
+
+
 # Starts
 
 

@@ -3,13 +3,15 @@
 import copy
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from fields import Zero
 
-from gud_nb.basis import Pixel
+from gud_nb.basis import Pixel, Scaled
+from gud_nb.core import act, describe
 from gud_nb.denoiser import (
     Dense,
     Independent,
@@ -54,9 +56,11 @@ from gud_nb.loss import (
 )
 from gud_nb.model import ScoreModel
 from gud_nb.paths import Rising, ancestral_path, churn, path_evaluations, restart
-from gud_nb.recipe import psld, vp
+from gud_nb.recipe import Recipe, psld, vp
 from gud_nb.sampler import (
     DDIM,
+    EulerMaruyama,
+    FlowEuler,
     Grid,
     ImageNoise,
     Trajectory,
@@ -67,6 +71,7 @@ from gud_nb.sampler import (
     evaluations,
     even_log_snr,
     fastest,
+    film,
     image_noise,
     level_time,
     marginal_covariance,
@@ -564,6 +569,129 @@ def test_no_noise_and_levels_outside_of_a_table():
     for gamma in (nan, inf, 101.0, -41.0):
         refused(lambda: table(torch.tensor([0.0, gamma])), "γ")
     assert table(torch.tensor([-inf]))[0] == 0
+
+
+# A sampler, a recipe and a basis of a user
+
+
+class Averaged(DDIM):
+    "DDIM with the last prediction of the step before, where there is one."
+
+    noises, evaluations, extra, memory, order = 0, 1, 0, 1, 1
+
+    def update(self, c, here, there, z, noise, past):
+        A, move = c
+        chi = here.data(z)
+        mixed = chi + 0.1 * (chi - past.pop()) if past else chi
+        past.append(chi)
+        return act(A, z, move * mixed[:, None])
+
+
+class Forgot(Averaged):
+    memory = 0
+
+
+class TwoCalls(Averaged):
+    evaluations = 2
+
+
+class Noisy(EulerMaruyama):
+    noises = 0
+
+
+class TwoDraws(EulerMaruyama):
+    noises = 2
+
+
+class Unused(EulerMaruyama):
+    noises = 1
+
+    def update(self, c, here, there, z, noise, past):
+        return super().update(c, here, there, z, 0 * noise, past)
+
+
+class OwnNoise(DDIM):
+    def update(self, c, here, there, z, noise, past):
+        return super().update(c, here, there, z, noise, past) + torch.rand(())
+
+
+class NoLayout(DDIM):
+    def coefficients(self, grid):
+        a, b = grid.before, grid.after
+        A = b.T @ a.inverse
+        return A, (b.Phi[..., :1] - A @ a.Phi[..., :1])[..., 0]
+
+
+class OneRow(DDIM):
+    def coefficients(self, grid):
+        return tuple(c[:1] for c in super().coefficients(grid))
+
+
+class NoOrder(FlowEuler):
+    order = 2
+
+
+LIARS = {
+    Forgot: "uses more of `past` than its memory: Forgot(",
+    TwoCalls: "got 5 evaluations in 5 steps, want 10",
+    Noisy: "Noisy(noises=0, evaluations=1, extra=0, memory=0, order=1) fails with",
+    TwoDraws: "TwoDraws(noises=2, ",
+    Unused: "draw 1 of the noise changes nothing: Unused(",
+    OwnNoise: "OwnNoise draws numbers of its own",
+    NoLayout: "fails with 2 phases: got coefficients (5, 1, 2, 2) of NoLayout, want",
+    OneRow: "got coefficients (1, 1, 1, 1) of OneRow, want the 5 steps first",
+}
+
+
+@pytest.mark.parametrize("kind, words", LIARS.items(), ids=lambda v: str(v)[-20:])
+def test_a_sampler_that_does_not_do_what_it_declares(kind, words):
+    refused(kind().check, re.escape(words))
+
+
+def test_a_sampler_that_does():
+    for sampler in (ddim, sscs, Averaged(), DPMSolver(2), Rising(ddim)):
+        assert sampler.check(order=False) is sampler
+    word = Splitting("BAB")
+    assert word.check((psld(),), order=False) is word
+    with pytest.raises(ValueError, match=r"measured order (0\.9|1\.0). with 1 phases"):
+        NoOrder().check((vp(),))
+
+
+def test_coefficients_without_layout_are_named_where_they_are_used():
+    words = "matrices pass through state_layout"
+    refused(lambda: sample(NoLayout(), d, score, state, times), words)
+    refused(lambda: sample(OneRow(), d, score, state, times), "want the 5 steps first")
+
+
+def test_film_of_a_model():
+    flat = Independent(torch.full((1, 4, 4), 0.3), torch.ones(1, 4, 4))
+    process = LinearDiffusion(psld(), LinearBeta(), hsm(psld()))
+    model = ScoreModel(Zero(), process, Scaled(Pixel((1, 4, 4)), 0.5, 2.0), flat)
+    how = dict(generator=ImageNoise(0), times=quadratic(9))
+    f, moves = film(model, 3, 4, **how), film(model, 3, (0, 8), phase=1, **how)
+    assert f.frames.shape == (4, 3, 1, 4, 4) and moves.frames.shape == (2, 3, 1, 4, 4)
+    torch.testing.assert_close(f.frames[-1], model.sample(3, **how))
+    assert f.times[-1] == 0.0 and f.times == sorted(f.times, reverse=True)
+    way = Trajectory()
+    model.sample(3, callback=way, **how)
+    torch.testing.assert_close(moves.frames[0], 2.0 * way.states[0][:, 1] / 0.5)
+    refused(lambda: film(model, 3, 1), "got frames=1, want an integer ≥ 2")
+
+
+def test_matrices_of_single_precision_cause_a_warning():
+    H = torch.tensor([[1.0, 0.6], [0.6, 1.0]])
+    D, Q = torch.eye(2), torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    with pytest.warns(UserWarning, match="got H in float32, where 0.6 is 0.60000002"):
+        Recipe(D, Q, H)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Recipe(D, Q, H.double()), Recipe(D / 4, Q, D), Recipe(D.tolist(), Q, D)
+
+
+def test_what_cannot_be_saved_says_what_can():
+    for value in (object(), LinearBeta, print):
+        with pytest.raises(ValueError, match="make a class of your own a @dataclass"):
+            describe(value, {}, "basis")
 
 
 mask = torch.arange(4).expand(1, 4, 4) < 2

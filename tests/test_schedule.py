@@ -5,11 +5,14 @@ import math
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch.testing import assert_close
 
 from gud_nb.core import describe, rebuild
+from gud_nb.diffusion import LinearDiffusion, hsm
+from gud_nb.recipe import psld
 from gud_nb.schedule import (
     B_from_gamma,
     Cosine,
@@ -23,6 +26,7 @@ from gud_nb.schedule import (
     gamma_from_B,
     nested,
     overlap,
+    plot_snr,
     sequential,
     soft_conditioning,
     tilted,
@@ -199,6 +203,125 @@ def test_wrong_axes_are_refused_with_both_shapes(kind, got, want):
     for words in (got, want, "self.per_component(t)"):
         assert words in str(e.value)
     assert "\n" not in str(e.value)
+
+
+class Missing(Schedule):
+    shape = (2,)
+
+
+class Detached(Schedule):
+    def B(self, t):
+        return 8 * t.detach()
+
+
+class OneNumber(Schedule):
+    def B(self, t):
+        return torch.as_tensor(8 * math.sin(t))
+
+
+class NoTensor(Schedule):
+    def B(self, t):
+        return 8 * float(t)
+
+
+class ByNumpy(Schedule):
+    def B(self, t):
+        return torch.as_tensor(8 * t.numpy())
+
+
+class WrongBeta(NoTimeAxis):
+    def B(self, t):
+        return self.per_component(t) * torch.ones(3)
+
+    def beta(self, t):
+        return torch.ones(3)
+
+
+NO_DERIVATIVE = {
+    "detached": (Detached, "Detached.B has no derivative (The output of f is indep"),
+    "number": (OneNumber, "OneNumber.B fails for t (5,)"),
+    "no tensor": (NoTensor, "NoTensor.B gave 4.0 for t ()"),
+    "numpy": (ByNumpy, "ByNumpy.B has no derivative"),
+}
+
+
+@pytest.mark.parametrize("kind, got", NO_DERIVATIVE.values(), ids=NO_DERIVATIVE.keys())
+def test_a_schedule_that_leaves_torch_is_refused(kind, got):
+    for use in (kind().check, lambda: LinearDiffusion(psld(), kind())):
+        with pytest.raises(ValueError) as e:
+            use()
+        assert got in str(e.value) and "without float(t)" in str(e.value)
+        assert "\n" not in str(e.value) and len(str(e.value)) < 400
+    with pytest.raises(ValueError, match="has no derivative"):
+        kind().beta(torch.tensor(0.5, dtype=torch.float64))
+
+
+def test_a_missing_B_and_a_wrong_beta_are_named():
+    with pytest.raises(NotImplementedError) as e:
+        Missing().check()
+    assert str(e.value) == "Missing must define B(t)"
+    with pytest.raises(ValueError, match=r"WrongBeta.beta gave shape \(3,\) for t \(5"):
+        WrongBeta().check()
+
+
+def test_beta_is_right_without_gradients():
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert_close(Quadratic().beta(inner), 20 * inner)
+
+
+# Looking at schedules
+
+
+def curves(ax):
+    return [line for line in ax.lines if len(line.get_xdata()) > 2]
+
+
+@every
+def test_a_plot_has_at_most_six_lines(s, v):
+    plt.switch_backend("Agg")
+    ax = plot_snr(s, variances=v if s.shape else 1.0)
+    t = torch.linspace(1e-3, 1, 200, dtype=torch.float64)
+    lines = curves(ax)
+    assert len(lines) == (6 if s.shape else 1)
+    snr = -s.gamma(t) + (torch.as_tensor(v).log() if s.shape else 0.0)
+    snr = snr.reshape(200, -1)
+    for line in lines:
+        found = torch.as_tensor(line.get_ydata())[:, None]
+        assert ((found - snr).abs().amax(0) < 1e-9).any()  # one of the components
+    plt.close(ax.figure)
+
+
+def test_a_plot_of_groups_and_of_diffusions():
+    plt.switch_backend("Agg")
+    s = soft_conditioning(variances, 0.5)
+    d = LinearDiffusion(psld(), s, hsm(psld()), by_snr=True)
+    groups = torch.arange(24).reshape(2, 3, 4) // 12
+    t = torch.linspace(0.01, 1, 7, dtype=torch.float64)
+    for source in (s, d):
+        ax = plot_snr(source, groups, times=t)
+        for i, line in enumerate(curves(ax)):
+            want = -s.gamma(t).reshape(7, -1)[:, 12 * i : 12 * i + 12].mean(1)
+            found = torch.as_tensor(line.get_ydata())
+            assert_close(found, want, rtol=0, atol=1e-7)
+        plt.close(ax.figure)
+    ax = plot_snr({"one": LinearBeta(), "other": d}, times=t)
+    assert [line.get_label() for line in curves(ax)] == ["one", "other"]
+    plt.close(ax.figure)
+    for bad, words in (
+        (lambda: plot_snr(psld()), "want a Schedule or a LinearDiffusion"),
+        (lambda: plot_snr(s, groups[0]), "want one for each of 24"),
+        (lambda: plot_snr({}), "want 1 to 6"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            bad()
+    plt.close("all")
+
+
+@every
+def test_a_schedule_has_a_view_and_a_short_repr(s, v):
+    assert "<svg" in s._repr_html_() and len(s._repr_html_()) < 6000
+    assert len(repr(s)) < 250 and "\n" not in repr(s)
 
 
 # γ and B
@@ -644,6 +767,7 @@ def test_a_schedule_is_saved_and_read_back(s):
         (lambda: overlap(LinearGamma(4.0, 5.0, (-7.0, 3.0))), "must be noised"),
         (lambda: PerImage((LinearGamma(), each), 4), "all of one shape"),
         (lambda: Family(nested, dict(a=2.0)), "(low, high)"),
+        (lambda: Family("nested", dict(a=(0.0, 1.0))), "make='nested', want a func"),
         (lambda: Family(nested, dict(a=(0.0, 1.0)), dict(a=1.0)), "one of the two"),
         (lambda: Family(nested, dict(a=(0.0, 1.0)))(c=1.0), "this family has a"),
     ],
