@@ -319,6 +319,7 @@ for name in ("columns", "haar-columns"):
     SETTINGS[f"{name}-factors-snr"] = but(SETTINGS[name], rank=48, loss="snr")
 SETTINGS["dct-white-long"] = SETTINGS["dct-white"]
 SETTINGS["labels-long"] = but(SETTINGS["dct-white"], loss="snr", width=24, labels=True)
+SETTINGS["labels-long-snr"] = SETTINGS["labels-long"]
 SETTINGS["crop-grey"] = crop_grey
 for prior in PRIORS:
     how = dict(prior=prior, data=cifar)
@@ -346,6 +347,7 @@ POINTS = {
     "crop-grey": [dict(known=0.0, b=b) for b in (0.5, 0.0, 0.9)],
     "gud-fashion-mnist": [dict(a=1.0), dict(a=0.7)],
     "labels-long-image": [dict(a=1.0), dict(a=0.7)],
+    "labels-long-snr": [dict(a=1.0)],
     "labels-long-noise": [dict(a=a) for a in (1.0, 0.7, 0.0, 0.4, 1.3, 1.6)],
     "gud-haar-columns": [dict(a=2.0, b=0.4)],
     "gud-cifar-columns": [dict(known=0.0, b=b) for b in (0.5, 0.0, 0.9)],
