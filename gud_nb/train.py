@@ -408,11 +408,11 @@ def _direct(d: LinearDiffusion) -> bool:
 def default_objective(
     model: DiffusionModel,  # to be trained
 ) -> Objective:
-    "Denoising for images, at levels that fit the model; score matching for phases."
+    "Errors of the image, or of the noise under schedules per component; of phases."
     if isinstance(model, PhaseModel):
         return ScoreMatching()
     if not model.diffusion.is_scalar or model.family is not None:
-        return Denoising(schedule_levels(model))
+        return Denoising(schedule_levels(model), for_likelihood)
     return Denoising(partial(cosine_levels, variance=model.law.mean_variance))
 
 # %% ../nbs/12_train.ipynb #120028
