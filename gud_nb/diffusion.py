@@ -75,7 +75,7 @@ class LinearDiffusion:
             f"the recipe has component axes {r}, the schedule {s}: "
             "give both the same number of axes",
         )
-        _rises(self.schedule.check())
+        _rises(self.schedule.check(derivative=False))
 
 # %% ../nbs/05_diffusion.ipynb #3nm6r4v6
 def _is_start(recipe: Recipe, name: str, C: Tensor | None):

@@ -262,13 +262,16 @@ def beta(
 
 # %% ../nbs/03_schedule.ipynb #0300a1
 @patch
-def check(self: Schedule) -> Schedule:  # itself
+def check(
+    self: Schedule,
+    derivative: bool = True,  # of B as well: some samplers need B alone
+) -> Schedule:  # itself
     "A `ValueError` unless B(t) has the right axes and a derivative."
     n = 5 if self.images is None else self.images
     for times in ((), (n,)):
         t = torch.full(times, 0.5, dtype=torch.float64)
         _has_axes(self, self.B, t)
-    if self.images is None:
+    if derivative and self.images is None:
         _has_axes(self, self.beta, t)
     return self
 
