@@ -843,6 +843,11 @@ def _said(value) -> object:
 def _source(model: DiffusionModel, data, labels):
     "A source of notebook 10 for data and labels, checked."
     classes = getattr(bare_network(model), "config", {}).get("classes")
+    require(
+        labels is None or classes,
+        'got labels for a network without classes: its config needs "classes", their '
+        "number, as in notebook 45; leave labels out to train without them",
+    )
     if isinstance(data, Images):
         labels, data = data.labels if labels is None and classes else labels, data.x
     if isinstance(data, Tensor) or not hasattr(data, "loader"):

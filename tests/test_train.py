@@ -343,6 +343,12 @@ def test_averages_and_weights_are_kept(tmp_path):
         load_run(model(), tmp_path, 2)
 
 
+def test_labels_need_a_network_with_classes():
+    labels = torch.zeros(len(x), dtype=torch.long)
+    with pytest.raises(ValueError, match='its config needs "classes"'):
+        fit(model(), x, Training(steps=1), labels, cpu=True)
+
+
 # Several processes, signals
 
 
