@@ -28,8 +28,11 @@ from .basis import Basis, component_moments
 from gud_nb.core import (
     Const,
     act,
+    as_html,
     describe,
     fits_type,
+    html_lines,
+    html_view,
     is_whole,
     load_folder,
     one_line,
@@ -55,7 +58,7 @@ from .diffusion import LinearDiffusion
 from .loss import noise_factor, score_from_eps, whole_score
 from .sampler import ImageNoise, Sampler, default_grid, image_noise
 from .sampler import sample as _sample
-from .schedule import Family, Schedule
+from .schedule import Family, Schedule, _curves
 
 # %% ../nbs/11b_model.ipynb #59y8yelr
 def fit_law(
@@ -1129,6 +1132,25 @@ def push_to_hub(
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         how = dict(commit_message="A model of gud_nb") | how
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **how))
+
+# %% ../nbs/11b_model.ipynb #t8rho14b
+#| code-fold: true
+#| code-summary: "The view of a model"
+@patch
+@as_html
+def _repr_html_(self: DiffusionModel) -> str:
+    "A table of its parts, and its log-SNRs over time."
+    net, d = bare_network(self), self.diffusion
+    size = sum(p.numel() for p in net.parameters())
+    facts = {"network": f"{type(net).__name__}, {size:,} weights, {self.device}"}
+    facts |= {"data": tuple(self.basis.data_shape), "basis": repr(self.basis)[:200]}
+    facts |= {"recipe": repr(d.recipe), "schedule": repr(d.schedule)[:200]}
+    facts["classes"] = _config(self).get("classes") or "none"
+    for name, (low, high) in self.family.ranges.items() if self.family else ():
+        facts[f"family, {name}"] = f"{low:g} to {high:g}"
+    t = torch.linspace(1e-3, 1, 61, dtype=torch.float64)
+    lines = _curves(d, t, None, 1.0, 6)[0].clamp(-25, 25)
+    return html_view(type(self).__name__, facts, html_lines(t, lines, ("t", "log-SNR")))
 
 # %% ../nbs/11b_model.ipynb #t56gcprs
 #| code-fold: true

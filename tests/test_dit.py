@@ -13,7 +13,7 @@ from gud_nb.model import PhaseModel, ScoreModel, fit_law, from_pretrained
 from gud_nb.network import DiT, DiTBlock, bands, patch_groups
 from gud_nb.recipe import psld, vp
 from gud_nb.sampler import quadratic
-from gud_nb.schedule import LinearBeta, sequential
+from gud_nb.schedule import sequential
 
 SHAPE, N = (1, 8, 8), 16  # 16 patches of 2 × 2
 NETS = {

@@ -164,7 +164,7 @@ def test_a_card_of_ones_own_and_half_the_size(monkeypatch, tmp_path):
     said = pretend(monkeypatch, where)
     model.push_to_hub(NAME, "# mine\n", torch.float16, create_pr=True)
     assert said[1] == dict(commit_message="A model of gud_nb", create_pr=True)
-    assert (where / "README.md").read_text() == "# mine\n"
+    assert (where / "README.md").read_text("utf-8") == "# mine\n"
     a, b = (
         m.sample(2, generator=ImageNoise(0)) for m in (model, from_pretrained(where))
     )
