@@ -533,13 +533,9 @@ def sample_given(
         for i in range(0, len(o), whole_number("batch", batch, 1)):
             part = o[i : i + batch]
             own = None if labels is None else labels[i : i + batch].to(o.device)
-            score, given = (
-                model.conditional(own, guidance),
-                Given(None, h, part, method),
-            )
-            found.append(
-                _answer(model, score, given, source.after(i), sampler, times, how)
-            )
+            score = model.conditional(own, guidance)
+            given, noise = Given(None, h, part, method), source.after(i)
+            found.append(_answer(model, score, given, noise, sampler, times, how))
     finally:
         model.train(training)
     return torch.cat(found)
