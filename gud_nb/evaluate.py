@@ -32,7 +32,7 @@ from .model import build_network
 # %% ../nbs/13_evaluate.ipynb #130005
 @dataclass(frozen=True)
 class Distance:
-    "A distance between two sets of features, which never travels without its n."
+    "A distance between two sets of features, with the sizes of both sets."
 
     value: float  # the distance
     n_a: int  # size of the first set
