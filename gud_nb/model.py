@@ -1129,9 +1129,16 @@ def push_to_hub(
     with TemporaryDirectory() as folder:
         self.save_pretrained(folder, dtype)
         (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         how = dict(commit_message="A model of gud_nb") | how
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **how))
+        try:
+            made = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            return str(api.upload_folder(repo_id=made, folder_path=folder, **how))
+        except Exception as e:  # of the client, as it is
+            e.add_note(
+                f"the hub did not take the model {repo_id!r}: check the connection, "
+                "the name (user/model), and the token, by `hf auth whoami`"
+            )
+            raise
 
 # %% ../nbs/11b_model.ipynb #t8rho14b
 #| code-fold: true
