@@ -565,6 +565,10 @@ def __getitem__(
 # %% ../nbs/10_data.ipynb #3grebgel
 #| code-fold: true
 #| code-summary: "Files as bytes; what is wrong with them"
+class _OtherSize(ValueError):
+    "An image of another size than the first."
+
+
 def _read(files: list, source: ImageDataset) -> tuple[Tensor, dict]:
     "Files as bytes (n, C, H, W), and an error for each that is wrong."
     out = torch.zeros(len(files), *source.shape, dtype=torch.uint8)
@@ -572,11 +576,9 @@ def _read(files: list, source: ImageDataset) -> tuple[Tensor, dict]:
     for k, (where, file) in enumerate(files):
         try:
             u = _pixels(file, C, (H, W) if source.resize else None)
-            require(
-                u.shape[1:] == (H, W),
-                f"{u.shape[1]}×{u.shape[2]} among images of {H}×{W}: pass size= "
-                "to resize and crop all of them",
-            )
+            if u.shape[1:] != (H, W):
+                size = f"{u.shape[1]}×{u.shape[2]}"
+                raise _OtherSize(f"{size} among images of {H}×{W}")
             out[k] = u
         except ValueError as e:
             wrong[k] = type(e)(f"{where}: {e}")
@@ -589,10 +591,15 @@ def _refuse(wrong: dict, n: int, source: ImageDataset):
     broken = [e for e in bad if isinstance(e, _Broken)]
     allowed = source.skip_broken and len(broken) == len(bad)
     some = "; ".join(map(str, bad[:5])) + ("; …" if len(bad) > 5 else "")
+    ways = ["Mend or remove them"]
+    if any(isinstance(e, _OtherSize) for e in bad):
+        ways.append("pass size= to resize and crop all")
+    if broken:
+        ways.append("pass skip_broken=True")
     require(
         not bad or allowed,
-        f"got {len(bad)} unusable of {n} images read from {source.name}: {some}. Mend "
-        f"or remove them{', or pass skip_broken=True' if broken else ''}",
+        f"got {len(bad)} unusable of {n} images read from {source.name}: {some}. "
+        + ", or ".join(ways),
     )
 
 # %% ../nbs/10_data.ipynb #q97rheob
