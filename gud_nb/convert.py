@@ -289,7 +289,13 @@ def _only(names: list[str]) -> str:
     return names[0]
 
 # %% ../nbs/16b_convert.ipynb #l9oyrsns
-@command
+@command(
+    examples=[
+        "gud_convert official.ckpt --preset cifar10-sota-ode --out psld-cifar10",
+        "gud_convert mine.ckpt --config config.json --out mine",
+        "gud_sample --model psld-cifar10 --n 16 --out cifar10.png",
+    ]
+)
 def gud_convert(
     checkpoint: str,  # a .ckpt of the official code, or weights as .pt or .safetensors
     out: str = "model",  # folder for the model, is made
@@ -300,6 +306,7 @@ def gud_convert(
     config: str | None = None,  # or a JSON file with the names of the official one
     weights: str = "ema",  # the moving average; online: as trained
     start: str | None = None,  # of the momentum: hsm or dsm, instead of the preset's
+    quiet: bool = False,  # print warnings and errors alone
     version: bool = False,  # print the version
 ):
     "Convert a checkpoint of the PSLD paper's code to a model of this package."

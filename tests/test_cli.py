@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from gud_nb.cli import (
     _class_number,
     _classes,
     _Lazy,
+    _parsed,
     _values,
     bases,
     bits_bound,
@@ -48,6 +50,7 @@ from gud_nb.cli import (
     samplers,
     seeded,
 )
+from gud_nb.core import image_grid
 from gud_nb.data import denormalise, digits, image_folder
 from gud_nb.evaluate import frechet_distance
 from gud_nb.guidance import NoisyClassifier, NoisyEncoder, save_noisy_classifier
@@ -104,15 +107,16 @@ def refused(capsys, command, says, **wrong):
     assert says in lines[0]
 
 
+def nothing_drawn(self, n, *args, **how):
+    "In place of `DiffusionModel.sample`, which takes most of the time."
+    return torch.zeros(n, *self.basis.data_shape)
+
+
 @pytest.fixture
 def no_pictures(monkeypatch):
-    "Runs of `gud_train` save no pictures, which take most of their time."
-
-    def sample(self, n, *args, **how):
-        return torch.zeros(n, *self.basis.data_shape)
-
-    monkeypatch.setattr(DiffusionModel, "sample", sample)
-    monkeypatch.setattr("gud_nb.cli.save_figure", lambda path, figure: plt.close("all"))
+    "Runs of `gud_train` save no pictures."
+    monkeypatch.setattr(DiffusionModel, "sample", nothing_drawn)
+    monkeypatch.setattr("gud_nb.cli.save_figure", lambda *_, **how: plt.close("all"))
 
 
 @pytest.fixture
@@ -308,7 +312,8 @@ SAMPLE = {
     "no file": ("raw", dict(classifier="nowhere", label=1)),
     "got the format": ("raw", dict(classifier="fashion-mnist", label=1)),
     "train one for this model": ("haar", dict(classifier="guide", label=1)),
-    ".png or .safetensors": ("haar", dict(out="a.txt")),
+    ".png, .gif or .safetensors": ("haar", dict(out="a.txt")),
+    "at most 100": ("haar", dict(n=101, out="a.gif")),
     "heun, sscs, em, euler": ("haar", dict(sampler="rk4")),
     "quadratic, uniform": ("haar", dict(grid="cubic")),
     "--n 0": ("haar", dict(n=0)),
@@ -881,6 +886,44 @@ def test_bars_are_for_terminals(capsys, runs, tmp_path, monkeypatch):
     assert "0/2" in sys.stderr.getvalue()
 
 
+def test_quiet(capsys, runs, no_pictures, tmp_path, monkeypatch):
+    "Nothing is printed, and no bar is drawn in a terminal, but files are written."
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    raw, few = f"{runs}/raw/model", dict(device="cpu", quiet=True)
+    gud_sample(raw, n=2, out=f"{tmp_path}/x.safetensors", **few)
+    gud_evaluate(raw, "digits", n=8, steps=1, out=f"{tmp_path}/e.json", **few)
+    gud_train(**FEW, out=f"{tmp_path}/run", quiet=True)
+    assert capsys.readouterr().out == ""
+    assert sys.stderr.getvalue() == ""
+    names = ["e.json", "run", "x.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+
+
+MISTYPED = {
+    "--nn 3": "got --nn, which is no option: perhaps --n is meant",
+    "--n many": "got --n 'many', want a whole number",
+    "--steps few": "got --steps 'few', want a whole number",
+    "--guidance much": "got --guidance 'much', want a number",
+    "--seed": "got --seed without a value",
+    "--class": "got --class without a value",
+    "sneaker": "got sneaker, want an option",
+    "--s 1": "could match --steps, --sampler",
+}
+
+
+@pytest.mark.parametrize("typed", MISTYPED)
+def test_mistyped_options_take_one_line(capsys, monkeypatch, typed):
+    monkeypatch.setattr(sys, "argv", ["gud_sample", *typed.split()])
+    with pytest.raises(SystemExit) as ended, plain_errors("gud_sample"):
+        _parsed(gud_sample)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gud_sample: ") and said.count("\n") == 1
+    assert MISTYPED[typed] in said
+    assert "gud_sample --help" in said
+
+
 def test_a_reader_that_is_gone(monkeypatch):
     read, write = os.pipe()
     os.close(read)
@@ -1013,6 +1056,18 @@ def test_ranges_are_named_where_there_are_two():
         _values("a model", two, ".5")
 
 
+@pytest.mark.parametrize("name", ["raw", "phase"])
+def test_a_film_has_a_frame_for_each_step_and_the_sample(runs, tmp_path, name):
+    x, out = drawn(runs / name, tmp_path, steps=3), tmp_path / "x.gif"
+    gud_sample(f"{runs}/{name}/model", n=4, steps=3, device="cpu", out=str(out))
+    with Image.open(out) as film:
+        assert film.n_frames == 4
+        film.seek(3)
+        last = torch.tensor(list(film.convert("L").tobytes()))
+        last = last.reshape(film.size[::-1])[4::8, 4::8]
+    assert_close(last / 255, image_grid(x, 4)[..., 0], atol=3e-3, rtol=0)
+
+
 # Evaluation
 
 
@@ -1030,6 +1085,65 @@ def test_bits_of_a_model_of_spread_pixels(capsys, runs, tmp_path):
         assert "bits per dimension or less (64 test images" in capsys.readouterr().out
 
 
+# Examples
+
+FEWER = dict(
+    gud_train=dict(minutes=None, width=4),
+    gud_sample=dict(n=2, steps=1),
+    gud_complete=dict(samples=1, steps=1),
+    gud_evaluate=dict(n=8, steps=1),
+)
+
+
+def as_typed(line: str) -> tuple:
+    "A command, and what it reads from a line."
+    name, *rest = shlex.split(line)
+    return commands[name], vars(anno_parser(commands[name]).parse_args(rest))
+
+
+def test_examples_are_read():
+    "Each command has some, whose first is its own."
+    for name, command in commands.items():
+        assert command.examples[0].split()[0] == name
+        for line in command.examples:
+            as_typed(line)
+
+
+def test_examples_run(photos, pictures, tmp_path, monkeypatch):
+    "With fewer steps; those that need other data or half a minute are only read."
+    monkeypatch.chdir(tmp_path)
+    sizes = {
+        "boot": 28,
+        "heel": 28,
+        "small": 14,
+        "blurred": 28,
+        "mask": 40,
+        "photo": 40,
+    }
+    for name, size in sizes.items():
+        how = "white" if name in ("heel", "mask") else "grey"
+        picture = Image.open(f"{pictures}/{how}.png").resize((size, size))
+        if how == "white":
+            picture.paste(0, (0, 0, size // 2, size))
+        picture.save(f"{name}.{'jpg' if name == 'photo' else 'png'}")
+    ran = 0
+    for name in FEWER:
+        for line in commands[name].examples:
+            command, how = as_typed(line)
+            if command is gud_evaluate and how["data"] != "digits":
+                continue
+            more = FEWER[name] | dict(device="cpu")
+            if command is gud_train:
+                more["steps"] = 1 + how["resume"]
+            typed = {k: v for k, v in how.items() if k not in ("pdb", "xtra")}
+            with monkeypatch.context() as quick:
+                if command is gud_train:
+                    quick.setattr(DiffusionModel, "sample", nothing_drawn)
+                command(**typed | more)
+            ran += 1
+    assert ran == 13
+
+
 # From the shell
 
 COMMANDS = ["gud_train", "gud_sample", "gud_evaluate", "gud_demo"]
@@ -1042,6 +1156,7 @@ def test_help_on_an_ascii_terminal(run, command):
     assert code == 0, err
     assert out.isascii()
     assert b"usage" in out
+    assert f"\nexamples:\n  {command}".encode() in out
 
 
 def test_errors_and_numbers_on_an_ascii_terminal(run, runs, tmp_path):
