@@ -688,7 +688,7 @@ SHIPPED = {
         example="a=2,b=.4 --n 64",
         limits="made for looking at schedules, not at clothes; no labels.",
     ),
-    "crop-grey": dict(
+    "crop-grey-noise": dict(
         title="gud-cifar-columns",
         what="16×16 crops of photographs, in grey",
         basis="principal components of each column of pixels",
