@@ -621,10 +621,8 @@ def normal_law(problem: Problem) -> Gaussian:
     if isinstance(law, Gaussian):
         return law
     means = law.means.double()
-    spread = float(law.variances) * torch.eye(means.shape[1]) + torch.cov(
-        means.T, correction=0
-    )
-    return gaussian(means.mean(0), spread)
+    spread = law.variances.double().max() * torch.eye(means.shape[1])  # members alike
+    return gaussian(means.mean(0), spread + torch.cov(means.T, correction=0))
 
 
 def wrong_law(problem: Problem) -> Gaussian:
