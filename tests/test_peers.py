@@ -14,7 +14,7 @@ sys.path.append(str(PEERS))
 import features  # noqa: E402
 import problems  # noqa: E402
 import solvers  # noqa: E402
-import tables  # noqa: E402
+import peer_tables as tables  # noqa: E402
 from run import exact  # noqa: E402
 
 
