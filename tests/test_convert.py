@@ -252,6 +252,8 @@ def test_presets_are_found_by_size():
     with torch.device("meta"):
         cld = NCSNpp(**presets["cifar10-sota-cld"].network).state_dict()
         vp = NCSNpp(**presets["cifar10-vp"].network).state_dict()
+        two = NCSNpp(**presets["cifar10-vp-2"].network).state_dict()
+    assert fitting(two) == ["cifar10-vp-2"]
     assert fitting(cld) == ["cifar10-sota-cld"]
     assert fitting(vp) == ["cifar10-vp"]
     assert fitting({"all_modules.0.W": torch.ones(3)}) == []
