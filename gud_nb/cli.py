@@ -1571,7 +1571,8 @@ def _trained_for_bits(name: str, model: DiffusionModel, data: str):
 @command(examples=examples["gud_evaluate"])
 def gud_evaluate(
     model: str = "fashion-mnist",  # a folder, a shipped model, or user/model
-    data: str = "fashion_mnist",  # its own: digits, fashion_mnist; cifar10 for bits
+    # its own: digits, fashion_mnist; for bits also cifar10, a folder or a table
+    data: str = "fashion_mnist",
     *,
     fd: bool = False,  # Frechet and energy distance (measured if nothing else is)
     bits: bool = False,  # the variational bound in bits per dimension
@@ -1589,6 +1590,7 @@ def gud_evaluate(
     grid: str = "auto",  # auto, edm, quadratic, uniform, logsnr or fastest
     out: str = "evaluation.json",  # file for the numbers
     seed: int = 0,  # of the noise
+    lenient: bool = False,  # leave out files that can't be read (skip_broken)
     path: str | None = None,  # folder with parquet files (default: GUD_DATA, or hub)
     device: str = "auto",  # auto, cpu or cuda
     quiet: bool = False,  # print warnings and errors alone
@@ -1610,7 +1612,8 @@ def _gud_evaluate(**typed):
     features = _inception(fid, typed["inception"], where)
     model = _opened(name, where, typed["basis"], softness)
     _comparable(name, model, data, fd, bits)
-    sets = _sets(name, model, data, typed["path"], fd or fid)
+    how_read = dict(path=typed["path"], skip_broken=typed["lenient"])
+    sets = _sets(name, model, data, how_read, fd or fid)
     found, lines = dict(model=name, data=data, seed=seed, softness=softness), []
     if fd:
         found |= _distances(model, found, sets, how, n, lines)
@@ -1692,13 +1695,13 @@ def _comparable(name: str, model, data: str, fd: bool, bits: bool):
         _trained_for_bits(name, model, data)
 
 # %% ../nbs/15_cli.ipynb #ov5fjy3r
-def _sets(name: str, model, data: str, path: str | None, fd: bool) -> dict:
+def _sets(name: str, model, data: str, how: dict, fd: bool) -> dict:
     "The images for testing, and for distances those for training, of the right shape."
     size = model.about.get("size")
     size = tuple(size) if isinstance(size, list) else size
     sets = {}
     for part in ("test", "train")[: 1 + fd]:
-        found = load(data, train=part == "train", path=path, size=size)
+        found = load(data, train=part == "train", size=size, **how)
         sets[part] = found if isinstance(found, Images) else found.head()
     want, have = tuple(model.basis.data_shape), tuple(sets["test"].shape)
     require(

@@ -593,9 +593,9 @@ def _refuse(wrong: dict, n: int, source: ImageDataset):
     some = "; ".join(map(str, bad[:5])) + ("; …" if len(bad) > 5 else "")
     ways = ["Mend or remove them"]
     if any(isinstance(e, _OtherSize) for e in bad):
-        ways.append("pass size= to resize and crop all")
+        ways.append("pass size= (--size) to resize and crop all")
     if broken:
-        ways.append("pass skip_broken=True")
+        ways.append("pass skip_broken=True (--lenient)")
     require(
         not bad or allowed,
         f"got {len(bad)} unusable of {n} images read from {source.name}: {some}. "

@@ -863,8 +863,8 @@ def _folder(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=files))
     except Exception as e:
         raise ValueError(
-            f"the hub gave no model {str(name)!r} ({type(e).__name__}): check the name "
-            f"and the connection, or take one of {known}"
+            f"no folder {str(name)!r} holds a model, and the hub gave none of that name "
+            f"({type(e).__name__}): check name and connection, or take one of {known}"
         ) from e
 
 # %% ../nbs/11b_model.ipynb #exjc37c5
