@@ -305,7 +305,8 @@ def gud_convert(
     out: str = "model",  # folder for the model, is made
     *,
     # of the paper: cifar10-sota-ode, -sde or -cld, cifar10-ablation-0.01 (or another
-    # Γ: 0, 0.005, 0.02, 0.25), celeba64-sota, afhqv2-128, cifar10-vp, -vp-2 (default: by size)
+    # Γ: 0, 0.005, 0.02, 0.25), celeba64-sota, afhqv2-128, cifar10-vp, cifar10-vp-2
+    # (default: by size)
     preset: str | None = None,
     config: str | None = None,  # or a JSON file with the names of the official one
     weights: str = "ema",  # the moving average; online: as trained

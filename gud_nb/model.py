@@ -863,7 +863,7 @@ def _folder(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=files))
     except Exception as e:
         raise ValueError(
-            f"no folder {str(name)!r} holds a model, and the hub gave none of that name "
+            f"no folder {str(name)!r} holds a model, the hub gave none of that name "
             f"({type(e).__name__}): check name and connection, or take one of {known}"
         ) from e
 
