@@ -285,7 +285,9 @@ def group_means(
     groups: Tensor,  # (*comp) whole numbers from 0, without gaps
 ) -> Tensor:  # (batch, n)
     "Means over groups of components."
-    return v.flatten(1) @ _mean_matrix(groups).to(v)
+    at, n = groups.flatten().long().to(v.device), int(groups.max()) + 1
+    total = v.new_zeros(len(v), n).index_add(1, at, v.flatten(1))
+    return total / torch.bincount(at, minlength=n).to(v)
 
 # %% ../nbs/11b_model.ipynb #zicraj1r
 #| code-fold: true

@@ -408,7 +408,7 @@ def _direct(d: LinearDiffusion) -> bool:
 def default_objective(
     model: DiffusionModel,  # to be trained
 ) -> Objective:
-    "Errors of the image, or of the noise under schedules per component; of phases."
+    "Errors of the image; of the noise under schedules per component, and of phases."
     if isinstance(model, PhaseModel):
         return ScoreMatching()
     if not model.diffusion.is_scalar or model.family is not None:

@@ -15,7 +15,6 @@ from gud_nb.adaptive import (
     by_variance,
     denoise_by,
     gained,
-    group_means,
     independent_rounds,
     posterior_variance,
     poured,
@@ -34,7 +33,7 @@ from gud_nb.levels import (
     tilt,
     tilted,
 )
-from gud_nb.model import ScoreModel
+from gud_nb.model import ScoreModel, group_means
 from gud_nb.network import MLP
 from gud_nb.recipe import vp
 from gud_nb.sampler import image_noise
