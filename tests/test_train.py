@@ -495,6 +495,22 @@ def test_uneven_weights_give_finite_losses(weight):
     assert all(p.grad.isfinite().all() for p in m.network.parameters())
 
 
+def test_resting_components_are_not_in_the_mean_of_the_weights():
+    m, given = model().eval(), []
+    active = torch.zeros(8, *m.basis.shape)
+    active[..., 0] = 1.0
+    level = torch.linspace(-3, 3, 8).reshape(8, *[1] * len(m.basis.shape))
+
+    def kept(share, seen):
+        given.append(for_images(share, seen))
+        return given[0]
+
+    objective = Denoising(lambda draws: (level.expand_as(active), active), kept)
+    objective(m, m.basis(x[:8]), None, draws(8))
+    assert_close(given[0].flatten(1).mean(1), torch.ones(8))
+    assert not given[0][active == 0].any()
+
+
 def test_uniform_levels_for_likelihood_are_the_bound():
     "Half the integral over log-SNR of the error of the noise, as in the ELBO."
     m, n = model(), 4000
