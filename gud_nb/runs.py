@@ -45,17 +45,24 @@ def _leaves(value, path: str = "") -> Iterator[tuple]:
         yield from _leaves(v, f"{path}.{k}".strip("."))
 
 
+def _same(a, b) -> bool:
+    "Whether two values agree, numbers with a fraction up to rounding."
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-12)
+    return a == b
+
+
 def differences(
     was: dict,  # JSON
     now: dict,  # JSON
 ) -> list[str]:  # one "path: was …, now …" per field that differs
-    "Where two identities differ."
+    "Where two identities differ, by more than 1e-5 of a number with a fraction."
     a, b = dict(_leaves(was)), dict(_leaves(now))
 
     def word(of, k):
         return shorten(json.dumps(of[k]), 40, placeholder=" …") if k in of else "absent"
 
-    keys = [k for k in b | a if k not in a or k not in b or a[k] != b[k]]
+    keys = [k for k in b | a if k not in a or k not in b or not _same(a[k], b[k])]
     return [f"{k}: was {word(a, k)}, now {word(b, k)}" for k in keys]
 
 # %% ../nbs/11c_runs.ipynb #11c00012

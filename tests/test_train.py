@@ -25,7 +25,7 @@ from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.loss import active_only, likelihood_weight, snr_times
 from gud_nb.network import MLP
 from gud_nb.recipe import cld, psld, third_order, vp
-from gud_nb.runs import read_checkpoint
+from gud_nb.runs import differences, read_checkpoint
 from gud_nb.schedule import (
     Cosine,
     Family,
@@ -52,6 +52,7 @@ from gud_nb.train import (
     component_losses,
     cosine_levels,
     fit,
+    identity,
     fit_law,
     for_images,
     for_likelihood,
@@ -723,6 +724,29 @@ def test_images_bring_their_labels():
     assert torch.equal(one, trained(apart, labels=data.labels))
     assert not torch.equal(weights(whole), trained(model(classes=10)))
     assert torch.equal(trained(model(), data=data), trained(model()))
+
+
+def test_a_law_fitted_again_is_the_same_law():
+    "Its last digits differ, vectors of equal variances are turned: no other run."
+    d, plan = LinearDiffusion(vp(), steady), Training(steps=1)
+    source = Tensors(x.double() - x.double().mean(0))
+
+    def who(law):
+        m = ScoreModel(MLP(SHAPE, width=16, depth=1), d, pixel, law)
+        return identity(m, source, plan)
+
+    law = fit_law(d, pixel, source.x)
+    V, null = law.vectors, law.variances < 1.001 * law.rest
+    n = int(null.sum())
+    assert isinstance(law, Spectral) and n > 1  # constant pixels
+    turned = V.clone()
+    turned[:, null] = V[:, null] @ torch.linalg.qr(torch.randn(n, n).double())[0]
+    noise = 1e-9 * torch.randn_like(V)
+    for same in (-V, turned, torch.linalg.qr(V + noise)[0]):
+        assert differences(who(law), who(replace(law, vectors=same))) == []
+    for change in (dict(variances=law.variances * 1.001), dict(mean=law.mean + 1e-3)):
+        found = differences(who(law), who(replace(law, **change)))
+        assert any(line.startswith("law.") for line in found)
 
 
 def test_a_source_is_its_images(tmp_path):
