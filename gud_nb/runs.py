@@ -35,9 +35,14 @@ from . import __version__
 from .core import load_tensors, require, save_tensors, shown, write_atomic
 
 # %% ../nbs/11c_runs.ipynb #11c00009
+def _numbers(value) -> bool:
+    "Whether this is a list of numbers."
+    return isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
+
+
 def _leaves(value, path: str = "") -> Iterator[tuple]:
-    "The numbers and strings in a JSON value, with their dotted paths."
-    if not isinstance(value, (dict, list)) or not value:
+    "The strings, numbers and lists of numbers in a JSON value, with dotted paths."
+    if not isinstance(value, (dict, list)) or _numbers(value) or not value:
         yield path, value
         return
     parts = value.items() if isinstance(value, dict) else enumerate(value)
@@ -47,6 +52,8 @@ def _leaves(value, path: str = "") -> Iterator[tuple]:
 
 def _same(a, b) -> bool:
     "Whether two values agree, numbers with a fraction up to rounding."
+    if _numbers(a) and _numbers(b):
+        return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, float) and isinstance(b, float):
         return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-12)
     return a == b

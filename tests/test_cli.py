@@ -282,7 +282,7 @@ def test_train_refuses(capsys, tmp_path, says):
 @pytest.mark.parametrize(
     ("says", "wrong"),
     [
-        ("family.ranges.a.1: was 1.6, now 1.5", dict(softness="0.4:1.5")),
+        ("family.ranges.a: was [0.4, 1.6], now [0.4, 1.5]", dict(softness="0.4:1.5")),
         ("holds another run", dict(basis="dct")),
         ("sizes.classes: was 10, now 0", dict(labels=False)),
         ("sizes.width: was 8, now 16", dict(width=16)),
