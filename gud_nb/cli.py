@@ -68,7 +68,7 @@ from gud_nb.condition import (
 
 # %% ../nbs/15_cli.ipynb #6n0f9ezdb
 from .core import require, save_gif, show_images, shown, write_atomic
-from .data import _NAMED, Images, denormalise, load, normalise, read_image
+from .data import Images, denormalise, normalise
 from .denoiser import Spectral
 from .diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import (
@@ -79,6 +79,7 @@ from gud_nb.evaluate import (
     measure,
 )
 from .fid import inception, sampled_fid
+from .files import _NAMED, load, read_image
 from .guidance import load_noisy_classifier, with_classifier
 from .integrators import DEIS, DPMSolver, ancestral
 

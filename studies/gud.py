@@ -27,6 +27,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
+from rows import append, parser
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -43,10 +44,10 @@ from gud_nb.basis import (
     column_order,
     level_order,
 )
-from gud_nb.data import cifar10, fashion_mnist
 from gud_nb.denoiser import Gaussian, Independent
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, measure
+from gud_nb.files import cifar10, fashion_mnist
 from gud_nb.integrators import DEIS, DPMSolver
 from gud_nb.likelihood import dequantise, elbo, nats_to_bits
 from gud_nb.loss import active_only, snr_times
@@ -77,7 +78,6 @@ from gud_nb.train import (
     from_pretrained,
     schedule_levels,
 )
-from rows import append, parser
 
 warnings.filterwarnings("ignore", message=".*variances are below.*")
 HERE = Path(__file__).resolve().parent

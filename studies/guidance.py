@@ -25,11 +25,13 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from rows import parser, record
 
 from gud_nb.basis import Pixel
-from gud_nb.data import Images, fashion_mnist
+from gud_nb.data import Images
 from gud_nb.diffusion import LinearDiffusion
 from gud_nb.evaluate import feature_extractor, frechet_distance, load_classifier
+from gud_nb.files import fashion_mnist
 from gud_nb.guidance import (
     load_noisy_classifier,
     noisy_accuracy,
@@ -42,7 +44,6 @@ from gud_nb.network import UNet
 from gud_nb.recipe import vp
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import Training, fit
-from rows import parser, record
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 SCALES = 0.0, 0.5, 1.0, 2.0, 4.0

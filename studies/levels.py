@@ -56,9 +56,9 @@ from gud_nb.adaptive import (
 )
 from gud_nb.basis import Scaled, Wavelet, Whitened
 from gud_nb.condition import Mask, MomentMatching, sample_given
-from gud_nb.data import fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance
+from gud_nb.files import fashion_mnist
 from gud_nb.frozen import Frozen, inpaint_frozen
 from gud_nb.integrators import DEIS
 from gud_nb.levels import (

@@ -23,16 +23,16 @@ import time
 from pathlib import Path
 
 import torch
+from rows import append, parser
 
 from gud_nb.basis import Pixel
-from gud_nb.data import fashion_mnist
 from gud_nb.diffusion import LinearDiffusion
 from gud_nb.evaluate import feature_extractor, frechet_distance
+from gud_nb.files import fashion_mnist
 from gud_nb.network import UNet
 from gud_nb.recipe import vp
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import ScoreModel, fit_law, from_pretrained
-from rows import append, parser
 
 HERE = Path(__file__).resolve().parent
 BATCH, RATE, WARM, DECAY, RANK, WIDTH = 128, 2e-3, 200, 0.999, 256, 16

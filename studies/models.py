@@ -26,18 +26,19 @@ from statistics import mean, stdev
 
 import torch
 from PIL import Image
+from rows import append, parser
 
 from gud_nb.basis import Pixel
 from gud_nb.core import image_grid, show_images
-from gud_nb.data import Images, cifar10, fashion_mnist
+from gud_nb.data import Images
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance, spectrum_error
+from gud_nb.files import cifar10, fashion_mnist
 from gud_nb.model import DiffusionModel, PhaseModel, ScoreModel, fit_law
 from gud_nb.network import UNet, count_parameters
 from gud_nb.recipe import psld, vp
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import Training, fit, load_run
-from rows import append, parser
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "models.csv"

@@ -43,12 +43,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from rows import parser, record
 
 from gud_nb.adams import sde_dpm_solver, unipc
 from gud_nb.basis import Pixel, moments
-from gud_nb.data import Images, cifar10, fashion_mnist
+from gud_nb.data import Images
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance
+from gud_nb.files import cifar10, fashion_mnist
 from gud_nb.integrators import dormand_prince
 from gud_nb.loss import eps_from_score
 from gud_nb.model import DiffusionModel, PhaseModel, ScoreModel, fit_law
@@ -74,7 +76,6 @@ from gud_nb.train import (
     fit,
     load_run,
 )
-from rows import parser, record
 
 NETWORK = dict(width=16, mults=(1, 2))
 STEPS, BATCH, RATE, DECAY = 2000, 128, 2e-3, 0.998

@@ -15,15 +15,15 @@ samples go to studies/results.csv.
 from pathlib import Path
 
 import torch
+from rows import parser, record
 
-from gud_nb.data import fashion_mnist
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance, load_classifier
+from gud_nb.files import fashion_mnist
 from gud_nb.model import from_pretrained
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import SSCS, quadratic
 from gud_nb.schedule import LinearBeta
-from rows import parser, record
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
 

@@ -24,14 +24,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rows import parser
 from torch import Tensor
 
 from gud_nb.adams import ExponentialAdams, sde_dpm_solver, unipc
 from gud_nb.basis import moments
-from gud_nb.data import cifar10, fashion_mnist
 from gud_nb.denoiser import Independent
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, measure
+from gud_nb.files import cifar10, fashion_mnist
 from gud_nb.integrators import DEIS, DPMSolver, Splitting, ancestral, gaussian_distance
 from gud_nb.recipe import psld, vp
 from gud_nb.sampler import (
@@ -50,7 +51,6 @@ from gud_nb.sampler import (
 )
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import from_pretrained
-from rows import parser
 
 HERE = Path(__file__).resolve().parent
 SAMPLERS = {

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from gud_nb import data
+from gud_nb.data import Images
 from gud_nb.evaluate import accuracy, load_classifier, save_classifier, train_classifier
+from gud_nb.files import load
 from rows import parser
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
@@ -41,14 +42,14 @@ distances in its features cannot be compared with those in any other network's.
 """
 
 
-def images(name: str, train: bool) -> data.Images:
+def images(name: str, train: bool) -> Images:
     "The data of a classifier."
     whole = name.removesuffix("_14").removesuffix("_16")
-    found = getattr(data, whole)(train=train)
+    found = load(whole, train)
     if name == whole:
         return found
     x = torch.nn.functional.avg_pool2d(found.x, 2)
-    return data.Images(x, found.labels, found.name, found.classes)
+    return Images(x, found.labels, found.name, found.classes)
 
 
 def train(name: str):

@@ -51,8 +51,9 @@ from gud_nb.cli import (
     seeded,
 )
 from gud_nb.core import image_grid
-from gud_nb.data import denormalise, digits, image_folder
+from gud_nb.data import denormalise, digits
 from gud_nb.evaluate import frechet_distance
+from gud_nb.files import image_folder
 from gud_nb.guidance import NoisyClassifier, NoisyEncoder, save_noisy_classifier
 from gud_nb.likelihood import dequantise, nats_to_bits
 from gud_nb.model import DiffusionModel, from_pretrained
@@ -806,7 +807,7 @@ def test_images_that_are_read_when_wanted(photos, no_pictures, tmp_path):
     "The same run as from memory; resumed; with noise on the pixels."
     how = FEW | dict(data=str(photos), process="vp", labels=True, batch=8)
     gud_train(**how, out=f"{tmp_path}/whole")
-    with patch("gud_nb.data.IN_MEMORY", 0):
+    with patch("gud_nb.files.IN_MEMORY", 0):
         gud_train(**how, out=f"{tmp_path}/lazy")
         names = [f"{tmp_path}/{name}/model" for name in ("whole", "lazy")]
         whole, lazy = (from_pretrained(name) for name in names)

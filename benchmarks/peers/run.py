@@ -20,9 +20,9 @@ again. `evaluations` are those really made; a budget is what they may not exceed
 """
 
 import argparse
-import sys
 import csv
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -34,9 +34,9 @@ from problems import Problem
 from solvers import RandomRun, Solver, UnitRun, solvers, steps_for
 from torch import Tensor
 
-from gud_nb.data import fashion_mnist
 from gud_nb.denoiser import Mixture
 from gud_nb.evaluate import energy_distance, feature_extractor, measure
+from gud_nb.files import fashion_mnist
 
 HERE = Path(__file__).resolve().parent
 WHAT = [("gaussian", "distance"), ("mixture", "within"), ("mixture", "sliced")]
