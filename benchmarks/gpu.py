@@ -31,7 +31,16 @@ Results go to gpu-CARD.json and gpu-CARD.md in --out, after every part. Parts th
 would begin after --seconds are left out, and named.
 """
 
-import argparse, json, os, platform, re, signal, sys, tempfile, time, traceback
+import argparse
+import json
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+import time
+import traceback
 import warnings
 from functools import partial
 from pathlib import Path
@@ -45,11 +54,12 @@ from gud_nb.basis import DCT, Pixel, Whitened, spectrum_order
 from gud_nb.data import digits, gaussian_field
 from gud_nb.denoiser import Dense, Independent, LowRank, Score, Spectral
 from gud_nb.diffusion import LinearDiffusion, hsm
+from gud_nb.model import PhaseModel, ScoreModel, fit_law
 from gud_nb.network import MLP, UNet, bands
+from gud_nb.objective import Draws
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.schedule import Cosine, Family, LinearBeta, soft_conditioning
-from gud_nb.model import PhaseModel, ScoreModel, fit_law
-from gud_nb.train import Draws, Loss, Training, fit
+from gud_nb.train import Loss, Training, fit
 
 GOAL = 1e-5  # error of positions in float32
 

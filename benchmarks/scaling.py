@@ -15,7 +15,14 @@ than --seconds of CPU time, is ended: then larger sides of that case are left ou
 Exponents are fitted by least squares to the sides that need more than 4 MiB, or 2 ms.
 """
 
-import argparse, json, os, resource, signal, subprocess, sys, time
+import argparse
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
 from math import log
 from pathlib import Path
 
@@ -26,6 +33,7 @@ BATCH = 4
 def setting(side: int):
     "Shape, variances that fall with frequency, and a schedule for each component."
     import torch
+
     from gud_nb.schedule import soft_conditioning
 
     f = torch.arange(1, side + 1, dtype=torch.float64)
@@ -71,10 +79,11 @@ def plain_model(side: int):
 def model(side: int, channel: bool):
     "A model with a network that costs nothing, in cosines, made and run once."
     import torch
+
     from gud_nb.basis import DCT
     from gud_nb.diffusion import LinearDiffusion
+    from gud_nb.model import ScoreModel
     from gud_nb.recipe import vp
-    from gud_nb.train import ScoreModel
 
     shape, variances, schedule = setting(side)
     d, mean, y = (
@@ -119,6 +128,7 @@ def is_old() -> bool:
 def training_frames(side: int):
     "Coefficients of one training step: PSLD, a schedule for each component."
     import torch
+
     from gud_nb.diffusion import LinearDiffusion, hsm
     from gud_nb.recipe import psld
 
@@ -138,6 +148,7 @@ def training_frames(side: int):
 def sampling_coefficients(side: int):
     "Twenty steps of a sampler with memory, PSLD, a schedule per component."
     import torch
+
     from gud_nb.diffusion import LinearDiffusion, hsm
     from gud_nb.integrators import DPMSolver
     from gud_nb.recipe import psld

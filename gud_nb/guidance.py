@@ -32,6 +32,8 @@ from gud_nb.core import (
 )
 
 # %% ../nbs/14b_guidance.ipynb #14b0003
+from .objective import Draws, cosine_levels, time_levels
+
 from .denoiser import Score, noise_variance
 from .diffusion import LinearDiffusion
 from gud_nb.model import (
@@ -43,7 +45,6 @@ from gud_nb.model import (
     build_network,
 )
 from .network import Conditioning, ResidualBlock, zeroed
-from .train import Draws, cosine_levels, time_levels
 
 # %% ../nbs/14b_guidance.ipynb #14b0006
 def _slope(log_prob: Callable, y: Tensor, log_snr) -> Tensor:

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from rows import append, parser
 
 from gud_nb.basis import DCT, Scaled
 from gud_nb.data import digits
@@ -26,18 +27,16 @@ from gud_nb.diffusion import LinearDiffusion
 from gud_nb.evaluate import feature_extractor, frechet_distance
 from gud_nb.model import ScoreModel, fit_law
 from gud_nb.network import UNet, bands
-from gud_nb.recipe import vp
-from gud_nb.schedule import Family, soft_conditioning
-from gud_nb.train import (
+from gud_nb.objective import (
     Denoising,
     Draws,
-    Training,
-    fit,
     for_images,
     for_likelihood,
     schedule_levels,
 )
-from rows import append, parser
+from gud_nb.recipe import vp
+from gud_nb.schedule import Family, soft_conditioning
+from gud_nb.train import Training, fit
 
 HERE = Path(__file__).resolve().parent
 

@@ -51,7 +51,22 @@ from gud_nb.files import cifar10, fashion_mnist
 from gud_nb.integrators import DEIS, DPMSolver
 from gud_nb.likelihood import dequantise, elbo, nats_to_bits
 from gud_nb.loss import active_only, snr_times
+from gud_nb.model import (
+    DiffusionModel,
+    PhaseModel,
+    ScoreModel,
+    fit_law,
+    from_pretrained,
+)
 from gud_nb.network import UNet, bands
+from gud_nb.objective import (
+    Denoising,
+    Objective,
+    ScoreMatching,
+    for_images,
+    for_likelihood,
+    schedule_levels,
+)
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import Sampler, evaluations, fastest
 from gud_nb.schedule import (
@@ -63,21 +78,7 @@ from gud_nb.schedule import (
     soft_conditioning,
     tilted,
 )
-from gud_nb.train import (
-    Denoising,
-    DiffusionModel,
-    Objective,
-    PhaseModel,
-    ScoreMatching,
-    ScoreModel,
-    Training,
-    fit,
-    fit_law,
-    for_images,
-    for_likelihood,
-    from_pretrained,
-    schedule_levels,
-)
+from gud_nb.train import Training, fit
 
 warnings.filterwarnings("ignore", message=".*variances are below.*")
 HERE = Path(__file__).resolve().parent

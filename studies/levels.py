@@ -71,17 +71,11 @@ from gud_nb.levels import (
 from gud_nb.likelihood import dequantise, elbo, nats_to_bits
 from gud_nb.model import ScoreModel, fit_law, from_pretrained
 from gud_nb.network import UNet
+from gud_nb.objective import Denoising, for_images, for_likelihood, schedule_levels
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import ImageNoise, evaluations, fastest, image_noise
 from gud_nb.schedule import Family, LinearGamma, nested
-from gud_nb.train import (
-    Denoising,
-    Training,
-    fit,
-    for_images,
-    for_likelihood,
-    schedule_levels,
-)
+from gud_nb.train import Training, fit
 
 
 def for_each(share: Tensor, seen: Tensor) -> Tensor:

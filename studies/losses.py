@@ -29,10 +29,10 @@ from gud_nb.basis import Pixel
 from gud_nb.diffusion import LinearDiffusion
 from gud_nb.evaluate import feature_extractor, frechet_distance
 from gud_nb.files import fashion_mnist
+from gud_nb.model import ScoreModel, fit_law, from_pretrained
 from gud_nb.network import UNet
 from gud_nb.recipe import vp
 from gud_nb.schedule import LinearBeta
-from gud_nb.train import ScoreModel, fit_law, from_pretrained
 
 HERE = Path(__file__).resolve().parent
 BATCH, RATE, WARM, DECAY, RANK, WIDTH = 128, 2e-3, 200, 0.999, 256, 16

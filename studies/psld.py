@@ -55,6 +55,7 @@ from gud_nb.integrators import dormand_prince
 from gud_nb.loss import eps_from_score
 from gud_nb.model import DiffusionModel, PhaseModel, ScoreModel, fit_law
 from gud_nb.network import UNet, count_parameters
+from gud_nb.objective import Draws, ScoreMatching, default_objective
 from gud_nb.recipe import cld, psld, vp
 from gud_nb.sampler import (
     SSCS,
@@ -68,14 +69,7 @@ from gud_nb.sampler import (
     uniform,
 )
 from gud_nb.schedule import LinearBeta
-from gud_nb.train import (
-    Draws,
-    ScoreMatching,
-    Training,
-    default_objective,
-    fit,
-    load_run,
-)
+from gud_nb.train import Training, fit, load_run
 
 NETWORK = dict(width=16, mults=(1, 2))
 STEPS, BATCH, RATE, DECAY = 2000, 128, 2e-3, 0.998

@@ -27,28 +27,27 @@ from tqdm.auto import tqdm
 from gud_nb.__main__ import commands
 from gud_nb.adams import default_sampler
 from gud_nb.basis import Pixel
+from gud_nb.build import (
+    LazyImages,
+    bases,
+    build_gud,
+    build_model,
+    likelihood_objective,
+    losses,
+    priors,
+)
 from gud_nb.cli import (
     _class_number,
     _classes,
-    _Lazy,
-    _parsed,
     _values,
-    bases,
     bits_bound,
-    build_gud,
-    build_model,
     gud_complete,
     gud_demo,
     gud_evaluate,
     gud_sample,
     gud_train,
-    likelihood_objective,
-    losses,
     methods,
-    plain_errors,
-    priors,
     samplers,
-    seeded,
 )
 from gud_nb.core import image_grid
 from gud_nb.data import denormalise, digits
@@ -57,16 +56,17 @@ from gud_nb.files import image_folder
 from gud_nb.guidance import NoisyClassifier, NoisyEncoder, save_noisy_classifier
 from gud_nb.likelihood import dequantise, nats_to_bits
 from gud_nb.model import DiffusionModel, from_pretrained
-from gud_nb.sampler import default_grid
-from gud_nb.schedule import Family, sequential
-from gud_nb.train import (
+from gud_nb.objective import (
     Denoising,
     InTurn,
     LineLevels,
-    Loss,
     default_objective,
     for_likelihood,
 )
+from gud_nb.sampler import default_grid
+from gud_nb.schedule import Family, sequential
+from gud_nb.terminal import _parsed, plain_errors, seeded
+from gud_nb.train import Loss
 
 FEW = dict(steps=3, width=8, device="cpu")
 GUD = dict(process="gud")
@@ -838,7 +838,7 @@ def test_streams(photos, no_pictures, tmp_path):
 
 def test_lazy_images_are_spread_by_their_numbers(photos):
     source, index = image_folder(photos), [torch.arange(4), torch.arange(4, 8)]
-    lazy = _Lazy(source, 256, seed=3)
+    lazy = LazyImages(source, 256, seed=3)
     one, other = (list(lazy.loader(iter(index), "cpu")) for _ in range(2))
     resumed = list(lazy.loader(iter(index[1:]), "cpu"))
     for (x, labels), i in zip(one, index):
@@ -848,8 +848,8 @@ def test_lazy_images_are_spread_by_their_numbers(photos):
         assert_close(labels, plain.labels)
     assert_close(one[1][0], other[1][0])
     assert_close(one[1][0], resumed[0][0])
-    assert lazy.fingerprint == _Lazy(image_folder(photos), 256, seed=3).fingerprint
-    assert lazy.fingerprint != _Lazy(source, None, seed=3).fingerprint
+    assert lazy.fingerprint == LazyImages(image_folder(photos), 256, seed=3).fingerprint
+    assert lazy.fingerprint != LazyImages(source, None, seed=3).fingerprint
 
 
 # Terminals

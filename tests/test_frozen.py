@@ -17,6 +17,7 @@ from gud_nb.denoiser import Independent, LowRank, fit_low_rank, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.frozen import Frozen, extend, frozen_components, inpaint_frozen
 from gud_nb.integrators import DPMSolver
+from gud_nb.model import PhaseModel, ScoreModel
 from gud_nb.recipe import psld, third_order, vp
 from gud_nb.sampler import (
     Sampler,
@@ -35,7 +36,6 @@ from gud_nb.schedule import (
     continued,
     sequential,
 )
-from gud_nb.train import PhaseModel, ScoreModel
 from gud_nb.transition import phi
 
 LEVELS = torch.linspace(-12.0, -6.0, 24).reshape(3, 8)

@@ -30,10 +30,10 @@ from gud_nb.guidance import (
 )
 from gud_nb.model import PhaseModel, ScoreModel, fit_law, from_pretrained
 from gud_nb.network import UNet
+from gud_nb.objective import cosine_levels, time_levels
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import default_grid, exponential_heun
 from gud_nb.schedule import Family, LinearBeta, LinearGamma
-from gud_nb.train import cosine_levels, time_levels
 
 FLAT = LinearBeta(8.0, 8.0)
 SHAPE = 1, 8, 8

@@ -35,17 +35,11 @@ from gud_nb.levels import (
 )
 from gud_nb.model import ScoreModel, group_means
 from gud_nb.network import MLP
+from gud_nb.objective import Denoising, Draws, cosine_level, cosine_levels
 from gud_nb.recipe import vp
 from gud_nb.sampler import image_noise
 from gud_nb.schedule import LinearGamma, sequential
-from gud_nb.train import (
-    Denoising,
-    Draws,
-    Training,
-    cosine_level,
-    cosine_levels,
-    fit,
-)
+from gud_nb.train import Training, fit
 
 WAYS = [shared_shares, independent_shares, balanced_shares]
 

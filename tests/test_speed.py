@@ -14,20 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gud_nb.basis import DCT, Pixel, Whitened, spectrum_order
 from gud_nb.data import gaussian_field
 from gud_nb.diffusion import LinearDiffusion
+from gud_nb.model import ScoreModel, fit_law
 from gud_nb.network import MLP, bands
-from gud_nb.recipe import vp
-from gud_nb.schedule import Family, LinearBeta, soft_conditioning
-from gud_nb.train import (
+from gud_nb.objective import (
     LIKELIHOOD,
     Denoising,
     InTurn,
-    ScoreModel,
-    Training,
     cosine_levels,
-    fit,
-    fit_law,
     schedule_levels,
 )
+from gud_nb.recipe import vp
+from gud_nb.schedule import Family, LinearBeta, soft_conditioning
+from gud_nb.train import Training, fit
 
 SHAPE = (1, 4, 4)
 x = gaussian_field(SHAPE, 2.0, 256, torch.Generator().manual_seed(0))

@@ -23,7 +23,24 @@ from gud_nb.data import Tensors, denormalise, digits
 from gud_nb.denoiser import Dense, Independent, LowRank, Spectral
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.loss import active_only, likelihood_weight, snr_times
+from gud_nb.model import PhaseModel, ScoreModel, fit_law
 from gud_nb.network import MLP
+from gud_nb.objective import (
+    LIKELIHOOD,
+    Denoising,
+    Draws,
+    InTurn,
+    LineLevels,
+    Objective,
+    ScoreMatching,
+    cosine_levels,
+    for_images,
+    for_likelihood,
+    normal_levels,
+    schedule_levels,
+    time_levels,
+    uniform_levels,
+)
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.runs import differences, read_checkpoint
 from gud_nb.schedule import (
@@ -37,30 +54,13 @@ from gud_nb.schedule import (
     soft_conditioning,
 )
 from gud_nb.train import (
-    LIKELIHOOD,
-    Denoising,
-    Draws,
-    InTurn,
-    LineLevels,
     Loss,
-    Objective,
-    PhaseModel,
-    ScoreMatching,
-    ScoreModel,
     Training,
     batch_indices,
     component_losses,
-    cosine_levels,
     fit,
     identity,
-    fit_law,
-    for_images,
-    for_likelihood,
     load_run,
-    normal_levels,
-    schedule_levels,
-    time_levels,
-    uniform_levels,
 )
 
 data = digits()

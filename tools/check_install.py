@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import fastcore
+
 import gud_nb
 
 DEVELOPER = ("nbdev", "execnb", "IPython", "pandas", "datasets")
@@ -99,7 +100,7 @@ def main(
     report.write_text("".join(lines), encoding="utf-8")
 
     run([sys.executable, "-c", SMOKE])
-    from gud_nb.train import shipped
+    from gud_nb.model import shipped
 
     weights = shipped()
     assert weights, "no model came with the package"

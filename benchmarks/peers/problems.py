@@ -11,9 +11,9 @@ from gud_nb.basis import moments
 from gud_nb.denoiser import Independent, Law, Mixture
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.files import cifar10
+from gud_nb.model import from_pretrained
 from gud_nb.recipe import psld, vp
 from gud_nb.schedule import LinearBeta
-from gud_nb.train import from_pretrained
 
 # each on the schedule of its paper
 PROCESSES = {
