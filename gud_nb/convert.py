@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .basis import Pixel
-from .cli import check_place, choose, command, is_main, place
+from .build import choose
 from .core import one_line, require, shown
 from .diffusion import LinearDiffusion, hsm
 from .model import build_network
@@ -26,6 +26,7 @@ from .ncsnpp import NCSNpp, OfficialModel
 from .network import count_parameters
 from .recipe import psld, vp
 from .schedule import LinearBeta
+from .terminal import check_place, command, is_main, place
 
 # %% ../nbs/16b_convert.ipynb #muoso7cb
 @dataclass(frozen=True)
