@@ -248,6 +248,12 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
 
 
+def _ratio(q: Tensor, p: Tensor) -> Tensor:
+    "|q|² / |p|², of each image; 0 where p is 0."
+    size = _dot(p, p)
+    return torch.where(size > 0, _dot(q, q) / size, 0.0)
+
+
 def conjugate_residuals(
     product,  # v (batch, ...) -> Mv, like it
     b: Tensor,  # (batch, ...)
@@ -255,19 +261,21 @@ def conjugate_residuals(
 ) -> Tensor:  # (batch, ...) u
     "Solve Mu = b for each image; the residual never grows (Eisenstat et al. 1983)."
     u, r, past = torch.zeros_like(b), b, []
-    goal = _dot(b, b) * torch.finfo(b.dtype).eps ** 1.5
+    rounding = torch.finfo(b.dtype).eps ** 1.5  # of squares
+    goal, norm = _dot(b, b) * rounding, torch.zeros_like(_dot(b, b))
     for _ in range(whole_number("steps", steps, 1)):
-        left = _dot(r, r) > goal
-        if not bool(left.any()):
-            break
         p, q = r, product(r)
+        norm = torch.maximum(norm, _ratio(q, p))  # that of M, squared, from below
         for p0, q0 in past:
             share = _dot(q, q0)
             p, q = p - share * p0, q - share * q0
+        goes_on = (_dot(r, r) > goal) & (_ratio(q, p) > rounding * norm)
+        if not bool(goes_on.any()):
+            break
         size = _dot(q, q).sqrt()
-        p, q = (torch.where(size > 0, v / size, 0.0) for v in (p, q))
+        p, q = (torch.where(goes_on, v / size, 0.0) for v in (p, q))
         past.append((p, q))
-        move = torch.where(left, _dot(r, q), 0.0)
+        move = _dot(r, q)
         u, r = u + move * p, r - move * q
     return u
 

@@ -230,6 +230,21 @@ def test_conjugate_residuals():
     assert_close(alone, conjugate_residuals(lambda v: v @ M.T, b, 3)[1:2])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_conjugate_residuals_of_redundant_rows(dtype):
+    "Rows given twice, with other numbers: least squares, however many the steps."
+    A = randn(6, 10)
+    H = torch.cat([A, A[:4]])
+    M = H @ torch.diag(torch.logspace(0, -2, 10).double()) @ H.T
+    b = randn(3, 10) @ H.T + torch.tensor([0.0, 1e-3, 1.0]).double()[:, None] * randn(
+        3, 10, seed=1
+    )
+    want = b @ torch.linalg.pinv(M, hermitian=True, rtol=1e-10)
+    found = conjugate_residuals(lambda v: v @ M.to(dtype), b.to(dtype), 40)
+    off = 1e-4 if dtype == torch.float32 else 1e-10
+    assert_close(found.double() @ H, want @ H, rtol=off, atol=off)
+
+
 @pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("name", MEASUREMENTS)
