@@ -129,13 +129,12 @@ def test_all_eight_orientations_are_undone():
     assert got.tolist() == [[3, 0], [4, 1], [5, 2]]
 
 
-def test_grey_and_colour_are_converted_where_nothing_is_lost(tmp_path):
+def test_grey_and_colour_are_converted_where_that_is_wanted(tmp_path):
     grey, colour = encoded(picture("L")), encoded(picture("RGB"))
     assert_close(read(grey, 3), read(grey).expand(-1, -1, 3))
     assert_close(read(encoded(picture("L").convert("RGB")), 1), read(grey))
-    (tmp_path / "tree.png").write_bytes(colour)
-    with pytest.raises(ValueError, match="tree.png: colour among grey.*channels=3"):
-        read_image(tmp_path / "tree.png", 1)
+    luma = np.array(picture("RGB")) @ [0.299, 0.587, 0.114]
+    assert abs(read(colour, 1)[..., 0].numpy() - luma).max() < 1
     with pytest.raises(ValueError, match="got channels=2, want 1"):
         read_image(colour, 2)
 
@@ -363,7 +362,7 @@ def test_the_first_file_need_not_be_whole(tmp_path):
 def test_what_is_no_folder_of_images(tmp_path):
     fill(tmp_path, ["1.png"])
     for path, why in {
-        tmp_path: "got 1 images in .*two or more",
+        tmp_path: "got 1 image in .*two or more",
         tmp_path / "1.png": "want a folder",
         tmp_path / "nothing": "want a folder",
         "x" * 5000: "name too long",
@@ -615,7 +614,7 @@ def test_image_files_that_a_table_points_to(tmp_path):
     near, far = str(tmp_path / "1.png"), f"zip://2.png::{tmp_path}/set.zip"
     records = [dict(bytes=None, path=p) for p in (near, near, far, None)]
     write_table(pa.table(dict(scan=records)), tmp_path / "t.parquet")
-    with pytest.warns(UserWarning, match="left out 1 broken images: row 3"):
+    with pytest.warns(UserWarning, match="left out 1 broken image: row 3"):
         source = image_table(tmp_path / "t.parquet", skip_broken=True)[:]
     assert_close(source.x[1], normalise(read_image(tmp_path / "2.png")))
 
