@@ -174,11 +174,13 @@ def _has_frozen(family: Family | None) -> bool:
 def _warn_untrained(model: DiffusionModel):
     "Warn where a network was not trained on schedules with frozen components."
     learns = next(model.network.parameters(), None) is not None
-    if learns and not _has_frozen(model.family):
+    any_levels = model.about.get("levels") == "any"  # as its file says
+    if learns and not any_levels and not _has_frozen(model.family):
         warnings.warn(
             "this model was not trained on schedules that freeze components, unless "
             "its one schedule is this very one: expect worthless images, and use "
-            "gud_nb.condition.inpaint instead, which takes any model",
+            "gud_nb.condition.inpaint instead, which takes any model; of a model "
+            "trained on any log-SNRs, save about=dict(levels='any')",
             stacklevel=4,
         )
 

@@ -521,7 +521,7 @@ def ship(case: str, seed: int, model: ScoreModel, n: int, a):
     measured = f"Fréchet distance {at[STANDARD]:.3g} (one schedule for all), "
     measured += f"{at[COLUMN]:.3g} (columns, b = .7); 2000 samples, 25 evaluations"
     folder = WEIGHTS / "fashion-mnist-16"
-    about = dict(model.about, measured=measured)
+    about = dict(model.about, levels="any", measured=measured)
     model.save_pretrained(folder, torch.float16, about)
     parameters = sum(p.numel() for p in model.network.parameters())
     text = CARD.format(parameters=parameters, steps=STEPS, **about)

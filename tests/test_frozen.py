@@ -17,7 +17,7 @@ from gud_nb.denoiser import Independent, LowRank, fit_low_rank, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.frozen import Frozen, extend, frozen_components, inpaint_frozen
 from gud_nb.integrators import DPMSolver
-from gud_nb.model import PhaseModel, ScoreModel
+from gud_nb.model import PhaseModel, ScoreModel, from_pretrained
 from gud_nb.recipe import psld, third_order, vp
 from gud_nb.sampler import (
     Sampler,
@@ -279,6 +279,16 @@ def warns(network, family):
 def test_a_network_of_other_schedules_warns(family):
     (said,) = warns(Weighted(), family)
     assert "use gud_nb.condition.inpaint instead" in said
+
+
+def test_no_warning_of_a_model_trained_on_any_levels():
+    model = from_pretrained("fashion-mnist-16")
+    known = torch.zeros(model.basis.shape, dtype=torch.bool)
+    known.view(-1)[:8] = True
+    held = model.with_schedule(Frozen(LinearGamma(-5.0, 3.0), known))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inpaint_frozen(held, torch.zeros(1, 1, 16, 16), times=uniform(1, 0.5))
 
 
 def test_no_warning_without_weights_or_with_such_a_family():
