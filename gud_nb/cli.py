@@ -33,11 +33,10 @@ from gud_nb.build import (
     build_gud,
     build_model,
     choose,
+    gud_settings,
     levels_of,
     losses,
     on_levels,
-    orders,
-    priors,
     processes,
 )
 from gud_nb.condition import (
@@ -208,26 +207,16 @@ def _own_settings(process: str, given: dict) -> dict:
         f"{typed}: only for a schedule per component, and --process {process} has one "
         "for all: add --process gud",
     )
-    return _defaults(given) if process == "gud" else {}
-
-# %% ../nbs/15c_cli.ipynb #9f774y5k
-def _defaults(given: dict) -> dict:
-    "All five settings of a schedule per component, checked."
-    columns = choose("order", given.get("order", "variance"), orders)
-    found = dict(recipe="vp", basis="haar", order="variance", softness="0.4:1.6")
-    if columns:
-        found |= dict(basis="pixel", softness="0:0.9")
-    found |= given
-    matching = columns and found["basis"] == "haar"
-    found.setdefault("prior", "matching" if matching else "white")
-    for kind, among in (("recipe", processes), ("basis", bases), ("prior", priors)):
-        choose(kind, found[kind], among)
+    if process != "gud":
+        return {}
+    if "softness" in given:
+        given["softness"] = _range(given["softness"])
+    found = gud_settings(**given)
     require(
-        not columns or found["basis"] in ("pixel", "haar"),
+        found["order"] != "columns" or found["basis"] in ("pixel", "haar"),
         "--order columns wants components that have a column, --basis pixel or haar: "
         f"got {found['basis']}",
     )
-    _range(found["softness"])
     return found
 
 
@@ -244,28 +233,38 @@ def _size(text: str | int | None) -> int | tuple | None:
 # %% ../nbs/15c_cli.ipynb #150021
 def _start(images, about: dict, typed: dict) -> tuple:
     "A model, and the images and labels for `fit`, perhaps spread over their levels."
-    labels, seed, levels = typed["labels"], about["seed"], about.get("levels")
-    classes = len(images.classes) if labels else 0
-    require(
-        not labels or classes > 1,
-        f"--labels wants at least two classes: {about['data']} has only "
-        f"{', '.join(images.classes)}",
-    )
     lazy = not isinstance(images, Images)
-    x = (images.head() if lazy else images).x
-    if levels is not None:
-        x = dequantise(on_levels(x, about["data"], levels), seeded(seed), levels)
-    if 0 < classes <= 1000:
-        about["classes"] = list(images.classes)
-    network = dict(width=typed["width"], rank=typed["rank"], seed=seed, classes=classes)
+    x = _spread((images.head() if lazy else images).x, about)
+    how = {k: typed[k] for k in ("width", "rank", "seed")}
+    how["classes"] = _count(images.classes, about) if typed["labels"] else 0
     if about["process"] == "gud":
-        own = {k: about[k] for k in ("recipe", "basis", "prior", "order")}
-        model = build_gud(x, _range(about["softness"]), **own, **network)
+        settings = "softness basis prior order recipe".split()
+        model = build_gud(x, **{k: about[k] for k in settings}, **how)
     else:
-        model = build_model(about["process"], x, **network)
+        model = build_model(about["process"], x, **how)
     if lazy:
-        return model, LazyImages(images, levels, seed), None
-    return model, x, images.labels if labels else None
+        return model, LazyImages(images, about.get("levels"), about["seed"]), None
+    return model, x, images.labels if typed["labels"] else None
+
+
+def _spread(x: Tensor, about: dict) -> Tensor:
+    "Pixels spread over their levels, where a model is one of such images."
+    levels = about.get("levels")
+    if levels is None:
+        return x
+    return dequantise(on_levels(x, levels), seeded(about["seed"]), levels)
+
+
+def _count(classes: tuple, about: dict) -> int:
+    "How many classes are learned, two or more; their names go into the record."
+    require(
+        len(classes) > 1,
+        f"--labels wants at least two classes: {about['data']} has only "
+        f"{', '.join(classes)}",
+    )
+    if len(classes) <= 1000:
+        about["classes"] = list(classes)
+    return len(classes)
 
 # %% ../nbs/15c_cli.ipynb #qv6vtgjh
 def _finish(model: ScoreModel, folder: Path, about: dict, where: torch.device) -> str:
@@ -358,6 +357,7 @@ def gud_train(
     lr: float | None = None,  # highest learning rate (default: 0.001)
     flips: bool = False,  # mirror images left to right, at random
     size: str | None = None,  # sides to resize and crop to, as 32 or 28x30
+    channels: int | None = None,  # 1 (grey) or 3 (RGB) for all (default: as the first)
     lenient: bool = False,  # leave out files that can't be read (skip_broken)
     streaming: bool = False,  # read a table from end to end, without a copy on disk
     workers: int = 0,  # processes that read images which don't fit into memory
@@ -375,6 +375,7 @@ def _gud_train(**typed):
     about, plan = _checked(typed)
     how = dict(skip_broken=typed["lenient"], streaming=typed["streaming"])
     how |= dict(path=typed["path"], size=_size(typed["size"]))
+    how |= dict(channels=typed["channels"])
     images = load(typed["data"], train=True, **how)
     if is_main():
         budget = f"{plan.minutes:g} minutes" if plan.minutes else f"{plan.steps} steps"
@@ -418,6 +419,8 @@ def _recorded(typed: dict) -> dict:
         said["levels"] = levels_of(typed["data"], size)
     if size is not None:
         said["size"] = size
+    if typed["channels"] is not None:
+        said["channels"] = typed["channels"]
     if typed["loss"] != "images":
         said["objective"] = typed["loss"]
     return said
@@ -430,6 +433,10 @@ def _plan(typed: dict) -> Training:
     require(rank is None or rank >= 1, f"got --rank {rank}, want at least 1")
     require(1 <= width <= 1024, f"got --width {width}, want 1 to 1024")
     require(batch <= 65536, f"got --batch {batch}, want at most 65536")
+    require(
+        typed["channels"] in (None, 1, 3),
+        f"got --channels {typed['channels']}, want 1 (grey) or 3 (RGB)",
+    )
     seeded(typed["seed"])
     same = "steps minutes batch lr flips seed workers".split()
     how = {k: typed[k] for k in same}
@@ -1169,8 +1176,9 @@ def _distances(
 def _bits(model: ScoreModel, x: Tensor, data: str, seed: int, lines: list) -> dict:
     "The bound in bits; a sentence is added to the lines."
     levels = levels_of(data, model.about.get("size"))
-    x = on_levels(x, data, levels)
-    b = bits_bound(model, x, levels, seed=seed, progress=is_watched())
+    b = bits_bound(
+        model, on_levels(x, levels), levels, seed=seed, progress=is_watched()
+    )
     value = f"{b['value']:.4g} ± {b['error']:.2g} bits per dimension or less"
     lines.append(f"{value} ({b['n']} test images, {b['draws']} draws)\n")
     return b
