@@ -54,6 +54,11 @@ class ExponentialAdams(Sampler):
         own = min(self.predictions, 2) + self.corrected
         return min(own, 2) if self.noises else own
 
+    @property
+    def by_component(self) -> bool:
+        "Whether components differ even under one schedule: those of a law do."
+        return isinstance(self.law, Gaussian)
+
 # %% ../nbs/08c_adams.ipynb #2f2w0ky5
 #| code-fold: true
 #| code-summary: "Checks of the arguments, and how a sampler is printed"

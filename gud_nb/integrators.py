@@ -119,7 +119,7 @@ class DPMSolver(Multistep):
         table = [grid.after.T @ grid.before.inverse, *_all_steps(weights, grid)]
         if self.order == 3:
             later = _data_weights(grid, slice(0, 1), *_ends(x))[1]
-            table += [_for_all(v, grid) for v in (-later, later)]
+            table += [_first_row(v, grid) for v in (-later, later)]
         return tuple(map(state_layout, table))
 
 
@@ -129,9 +129,9 @@ def _ends(x: Tensor) -> tuple[list, list]:
     return [x[:1], x[1:2]], [torch.zeros_like(still), still]
 
 
-def _for_all(v: Tensor, grid: Grid) -> Tensor:
-    "What the first step needs, in a row for each step."
-    return v.expand(len(grid.t), *v.shape[1:])
+def _first_row(v: Tensor, grid: Grid) -> Tensor:
+    "What the first step needs alone: its row, and zeros for the other steps."
+    return torch.cat([v, v.new_zeros(len(grid.t) - 1, *v.shape[1:])])
 
 # %% ../nbs/08b_integrators.ipynb #080009
 def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Tensor]:
@@ -635,7 +635,7 @@ class DEIS(Multistep):
         if self.order == 3:
             later, _ = _noise_weights(grid, slice(0, 1), *_ends(x))
             later = _moderate(later, grid)
-            table += [_for_all(v, grid) for v in (-later, later @ turn[:1].mT)]
+            table += [_first_row(v, grid) for v in (-later, later @ turn[:1].mT)]
         return tuple(map(state_layout, table))
 
 # %% ../nbs/08b_integrators.ipynb #080023
@@ -674,6 +674,11 @@ class PredictorCorrector(Sampler):
     def extra(self) -> int:
         "Evaluations beyond those of the steps."
         return self.predictor.extra
+
+    @property
+    def by_component(self) -> bool:
+        "Whether components differ even under one schedule."
+        return self.predictor.by_component
 
 # %% ../nbs/08b_integrators.ipynb #hey122su
 def _draws(noise: Tensor | None, count: int) -> list[Tensor]:

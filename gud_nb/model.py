@@ -396,12 +396,27 @@ def _levels(self: DiffusionModel, level: Tensor, n: int) -> Tensor:
     return level.expand(n, *level.shape[1:])
 
 # %% ../nbs/11b_model.ipynb #8y9s2sw3
+def _images(answer: Tensor, shape: tuple) -> Tensor:
+    "What a network has returned; raise unless it is a tensor of this shape."
+    got, is_one = type(answer).__name__, isinstance(answer, Tensor)
+    require(
+        is_one,
+        f"the network returned a {got}, want a tensor {shape}: wrap it in a module "
+        "whose forward picks the tensor, as in notebook 45",
+    )
+    got = tuple(answer.shape)
+    require(got == shape, f"the network returned {got}, want {shape}: (batch, C, ...)")
+    return answer
+
+
 @patch
 def _run(
     self: DiffusionModel, v: Tensor, level: Tensor, labels, mixed: bool, out: int = 0
 ) -> Tensor:
     "The network on components (batch, r, *comp): as many back, or `out` of them."
     x, labels = _as_images(self.basis, v), self._labels(labels, len(v), v.device)
+    r = out or v.shape[1]
+    want = len(x), r * (x.shape[1] // v.shape[1]), *x.shape[2:]
     if self.channel:
         seen = self.noise_map(level).to(x)
         x = torch.cat([x, seen.expand(len(x), -1, -1, -1)], 1)
@@ -409,7 +424,7 @@ def _run(
     level = self._levels(level, len(v)).to(torch.promote_types(own, torch.float32))
     with torch.autocast(v.device.type, enabled=mixed, dtype=torch.bfloat16):
         answer = self.network(x.to(own), level, labels)
-    return _as_components(self.basis, answer.to(v.dtype), out or v.shape[1])
+    return _as_components(self.basis, _images(answer, want).to(v.dtype), r)
 
 # %% ../nbs/11b_model.ipynb #rdzxs7xa
 #| code-fold: true

@@ -59,6 +59,11 @@ class Rising(Sampler):
         "Of convergence; a method with a memory has it on long stretches only."
         return self.sampler.order
 
+    @property
+    def by_component(self) -> bool:
+        "Whether components differ even under one schedule."
+        return self.sampler.by_component
+
 # %% ../nbs/08d_paths.ipynb #ghvjcsal
 def _stretches(path: Tensor) -> list[tuple[int, int]]:
     "Where each stretch over which a path falls begins and ends."

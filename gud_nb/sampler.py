@@ -10,6 +10,7 @@ __all__ = ['euler_maruyama', 'flow_euler', 'heun', 'sscs', 'ddim', 'exponential_
            'marginal_covariance', 'measure_order']
 
 # %% ../nbs/08_sampler.ipynb #080002
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, log, prod
@@ -50,6 +51,7 @@ class Sampler:
     memory: int  # earlier predictions that a step uses
     order: int  # of convergence; where there is noise, that of the samples' law
     rises = False  # whether times may rise from one step to the next (notebook 08d)
+    by_component = False  # whether components differ even under one schedule
 
     def __init_subclass__(cls):
         super().__init_subclass__()
@@ -63,7 +65,8 @@ class Sampler:
         self,
         grid: "Grid",  # the times, and everything that follows from them
     ) -> tuple:  # of tensors (n, ...), float64, in state layout
-        "What depends on times only; subclasses define it."
+        """What depends on times only; subclasses define it. A step may use its own two
+        times and those of the `memory` steps before it."""
         raise NotImplementedError(f"{type(self).__name__} must define coefficients")
 
     def update(
@@ -507,17 +510,37 @@ def _laid_out(sampler: Sampler, table: list, grid: Grid):
         )
 
 # %% ../nbs/08_sampler.ipynb #080023
-def prepare(
-    sampler: Sampler,  # how to go from t to s
-    grid: Grid,  # the times
-    score,  # a Score, a model, or a function (z, t) -> score
-) -> list:  # of (c, here, there), one for each step
-    "All that a run needs of its times, computed before its loop."
+def _rows(sampler: Sampler, grid: Grid, score) -> list:
+    "Coefficients and both ends of every step of a grid."
     table = [c.to(grid.like) for c in sampler.coefficients(grid)]
     _laid_out(sampler, table, grid)
     rows = list(zip(*(c.split(1) for c in table))) or [()] * len(grid.t)
     places = grid.places(score)
     return list(zip(rows, places[:-1], places[1:]))
+
+
+def _at_once(sampler: Sampler, grid: Grid) -> int:
+    "How many steps are prepared together: all, or steps times components up to 2^17."
+    many = sampler.by_component or not grid.diffusion.is_scalar
+    components = prod(grid.like.shape[2:]) if many else 1
+    return max(1, 2**17 // components)
+
+
+def prepare(
+    sampler: Sampler,  # how to go from t to s
+    grid: Grid,  # the times
+    score,  # a Score, a model, or a function (z, t) -> score
+    few: int | None = None,  # steps computed together; None: by the components
+) -> Iterator[tuple]:  # of (c, here, there), one for each step
+    "All that a run needs of its times, computed before a step, a few steps at a time."
+    n, few = len(grid.t), few or _at_once(sampler, grid)
+    for i in range(0, n, few):
+        first = max(0, i - sampler.memory)  # what the first of the steps may use
+        part = grid
+        if few < n:
+            times = grid.times[first : i + few + 1]
+            part = Grid(grid.diffusion, times, grid.like)
+        yield from _rows(sampler, part, score)[i - first :]
 
 
 def denoise(
@@ -565,12 +588,12 @@ def sample(
     _called_back(callback)
     plan = prepare(sampler, grid, score)
     last = tuple(c.to(z) for c in sampler.last(grid)) if final else ()
-    run = zip(plan, _draws(sampler, z, len(plan), noise, generator))
+    run = zip(plan, _draws(sampler, z, len(grid.t), noise, generator))
     if progress:
         from tqdm.auto import tqdm
 
         name = type(sampler).__name__
-        run = tqdm(run, total=len(plan), desc=name, leave=False)
+        run = tqdm(run, total=len(grid.t), desc=name, leave=False)
     broken, past = torch.full((), -1, device=z.device), []
     for i, ((c, here, there), xi) in enumerate(run):
         z = sampler.update(c, here, there, z, xi, past)
@@ -977,7 +1000,7 @@ def propagate(
     units = torch.eye(n, dtype=torch.float64).reshape(n, k, *ones).expand(n, k, *comp)
     z = torch.cat([0 * units[:1], units, *[0 * units] * draws])
     grid, past = Grid(diffusion, _ticks(times, sampler.rises), z), []
-    plan = prepare(sampler, grid, score)
+    plan = list(prepare(sampler, grid, score))
     last = tuple(c.to(z) for c in sampler.last(grid)) if final else None
     first = _prior_covariance(diffusion, z[:1], grid.times[0].item(), joint)
     C = first if C is None else _starts_as(C, first)
@@ -1124,7 +1147,12 @@ def measure_order(
 #| code-fold: true
 #| code-summary: "Check: a run that is watched"
 def _watched(
-    sampler: Sampler, diffusion: LinearDiffusion, n: int, memory: int, turned: int = -1
+    sampler: Sampler,
+    diffusion: LinearDiffusion,
+    n: int,
+    memory: int,
+    turned: int = -1,
+    few: int | None = None,
 ) -> tuple[Tensor, int]:
     "The end of a run of n steps with a limited memory, and the calls of its score."
     law = Independent(torch.zeros(3), torch.tensor([0.25, 1.0, 4.0]))
@@ -1140,7 +1168,7 @@ def _watched(
         return exact(z, t)
 
     grid = Grid(diffusion, uniform(n, 0.1), z)
-    for (c, here, there), own in zip(prepare(sampler, grid, score), xi):
+    for (c, here, there), own in zip(prepare(sampler, grid, score, few), xi):
         drawn = None if len(own) == 0 else own[0] if len(own) == 1 else own
         del past[memory:]
         z = sampler.update(c, here, there, z, drawn, past)
@@ -1168,6 +1196,9 @@ def _facts_hold(sampler: Sampler, diffusion: LinearDiffusion):
     again = _watched(sampler, diffusion, n, sampler.memory)[0]
     same = torch.equal(end, again)
     require(same, f"{name} uses more of `past` than its memory: {sampler!r}")
+    again = _watched(sampler, diffusion, n, n, few=1)[0]
+    same = torch.allclose(end, again, rtol=1e-6, atol=1e-9)
+    require(same, f"{name}.coefficients use times beyond its memory: {sampler!r}")
     for j in range(0 if sampler.rises else sampler.noises):
         other = _watched(sampler, diffusion, n, n, turned=j)[0]
         used = not torch.allclose(end, other)

@@ -675,3 +675,38 @@ def test_default_dtype_float64():
         assert y.dtype == torch.float64
     finally:
         torch.set_default_dtype(before)
+
+
+class Odd(nn.Module):
+    "A network that returns something of its own making."
+
+    def __init__(self, change):
+        super().__init__()
+        self.change, self.config = change, {}
+
+    def forward(self, x, level, labels=None):
+        return self.change(x)
+
+
+ODD = {
+    "a tuple": (lambda x: (x,), r"returned a tuple, want a tensor \(3, 1, 2, 2\)"),
+    "an image less": (lambda x: x[1:], r"returned \(2, 1, 2, 2\), want \(3, 1, 2, 2\)"),
+    "two channels": (lambda x: torch.cat([x, x], 1), r"returned \(3, 2, 2, 2\), want"),
+    "no channels": (lambda x: x[:, 0], r"returned \(3, 2, 2\), want \(3, 1, 2, 2\)"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_a_network_returns(kind):
+    change, said = ODD[kind]
+    law, d = Independent(torch.zeros(SHAPE), torch.ones(SHAPE)), (vp(), LinearBeta())
+    model = ScoreModel(Odd(change), LinearDiffusion(*d), pixel, law)
+    with pytest.raises(ValueError, match=said):
+        model.sample(3, times=quadratic(2))
+
+
+def test_what_a_network_of_all_phases_returns():
+    d = LinearDiffusion(psld(), LinearBeta(), hsm(psld()))
+    model = PhaseModel(Odd(lambda x: x[:, :1]), d, pixel)
+    with pytest.raises(ValueError, match=r"returned \(3, 1, 2, 2\), want \(3, 2, 2, 2"):
+        model.sample(3, times=quadratic(2))

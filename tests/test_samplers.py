@@ -6,9 +6,12 @@ In pixels with one schedule and in a Haar basis with a schedule per level, no sa
 import pytest
 import torch
 from fields import U, by_level, cov, haar, side
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 from torchdiffeq import odeint
 
+from gud_nb.adams import sa_solver, unipc
 from gud_nb.basis import Pixel
 from gud_nb.core import act
 from gud_nb.denoiser import Independent, Mixture, Score, gaussian
@@ -33,9 +36,9 @@ from gud_nb.integrators import (
 )
 from gud_nb.recipe import Recipe, cld, psld, third_order, vp
 from gud_nb.sampler import (
-    Sampler,
     DDIM,
     Grid,
+    Sampler,
     ddim,
     edm,
     euler_maruyama,
@@ -46,6 +49,7 @@ from gud_nb.sampler import (
     heun,
     marginal_covariance,
     measure_order,
+    prepare,
     propagate,
     quadratic,
     sample,
@@ -262,8 +266,8 @@ def test_components_alone_or_together(sampler):
 def test_many_components_in_parts(kind, recipe):
     "Steps are computed few at a time where there are many components, to no effect."
     r, times = recipes[recipe], uniform(7, 0.05)
-    many = LinearGamma(torch.linspace(-6, -3, 9000), 3.0)
-    few = LinearGamma(torch.linspace(-6, -3, 9000)[[0, -1]], 3.0)
+    many = LinearGamma(torch.linspace(-6, -3, 9000 // r.k**2), 3.0)
+    few = LinearGamma(torch.tensor([-6.0, -3.0]), 3.0)
     tables = []
     for schedule in (many, few):
         d = LinearDiffusion(r, schedule, Sigma0=hsm(r))
@@ -271,6 +275,71 @@ def test_many_components_in_parts(kind, recipe):
         tables.append(kind(2).coefficients(Grid(d, times, like)))
     for a, b in zip(*tables):
         assert_close(a[..., [0, -1]], b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("recipe", ["VP", "PSLD"])
+@pytest.mark.parametrize("name", [*samplers, "unipc", "sa_solver", "with a law"])
+def test_a_step_is_prepared_alone_or_with_others(name, recipe):
+    "Up to rounding: some integrals take as many points as the steps together need."
+    r, law = recipes[recipe], Independent(torch.zeros(5), torch.linspace(0.1, 3, 5))
+    of_laws = {"unipc": unipc(), "sa_solver": sa_solver(), "with a law": unipc(2, law)}
+    sampler = (samplers | of_laws)[name]
+    if isinstance(sampler, Splitting) and r.k == 1:
+        pytest.skip("a splitting needs a momentum")
+    d = LinearDiffusion(r, continued(torch.arange(5), 2), Sigma0=hsm(r))
+    grid = Grid(d, quadratic(7), torch.zeros(1, r.k, 5, dtype=torch.float64))
+    whole, score = list(prepare(sampler, grid, Score(d, law))), Score(d, law)
+    for few in (1, 3):
+        parts = prepare(sampler, grid, score, few)
+        for (c, here, there), (own, first, last) in zip(whole, parts, strict=True):
+            assert (first.t, last.t) == (here.t, there.t)
+            assert_close(first.kernel.row, here.kernel.row)
+            for a, b in zip(c, own, strict=True):
+                assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+class Largest(TorchFunctionMode):
+    "The largest tensor that a function returns."
+
+    size = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.size = max(self.size, out.numel() if isinstance(out, Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("law", [None, "with a law"])
+def test_memory_is_that_of_a_few_steps(law):
+    "Components of their own, of a schedule or of a law: no tensor grows with steps."
+    n = 2**16
+    own = Independent(torch.zeros(n), torch.linspace(0.1, 3, n))
+    schedule = LinearBeta() if law else LinearGamma(torch.linspace(-6, -3, n), 3.0)
+    d, z = LinearDiffusion(vp(), schedule), torch.zeros(1, 1, n)
+    sampler = unipc(2, own) if law else DPMSolver(2)
+    sizes = []
+    for steps in (6, 12):
+        with Largest() as mode:
+            sample(sampler, d, Score(d, own), z, uniform(steps, 0.5), final=False)
+        sizes.append(mode.size)
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("sampler", [DPMSolver(2), unipc(2)], ids=repr)
+def test_one_schedule_is_prepared_at_once(sampler):
+    calls = []
+
+    class Counted(type(sampler)):
+        "Counts how often coefficients are computed."
+
+        def coefficients(self, grid):
+            calls.append(len(grid.t))
+            return super().coefficients(grid)
+
+    d = LinearDiffusion(vp(), LinearBeta())
+    grid = Grid(d, uniform(9), torch.zeros(1, 1, 2**15))
+    score = Score(d, Independent(torch.zeros(2**15), torch.ones(2**15)))
+    assert len(list(prepare(Counted(2), grid, score))) == 9 and calls == [9]
 
 
 # What is declared, and nothing is remembered
