@@ -40,7 +40,7 @@ from gud_nb.evaluate import (
     spectrum_error,
     train_classifier,
 )
-from gud_nb.network import MLP, Conditioning, DiT, FourierEmbedding, UNet, bands
+from gud_nb.network import DiT, MLP, Conditioning, FourierEmbedding, UNet, bands
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).parents[1]
