@@ -415,15 +415,22 @@ def wavelet_matrix(
 
 @cache
 def _wavelets(n: int, name: str) -> Const:
-    return Const(wavelet_matrix(n, name))
+    "The matrix of one level; one sample stays as it is."
+    return Const(wavelet_matrix(n, name) if n > 1 else torch.ones(1, 1).double())
+
+
+def _averages(n: int, j: int) -> int:
+    "How many averages n samples have after j levels; one sample stays one."
+    return max(1, n >> j)
 
 # %% ../nbs/04_basis.ipynb #040021
 def _check_levels(shape: tuple, name: str, levels: int):
     "A `ValueError` for more levels than both sides allow; it names a padding."
     require(levels >= 0, f"got levels={levels}, want 0 or more")
     *rest, H, W = map(int, shape)
-    m, most = 2**levels, min((n & -n).bit_length() - 1 for n in (H, W))
-    padded = (*rest, -(-H // m) * m, -(-W // m) * m)
+    halved = [n for n in (H, W) if n > 1]  # an axis of length 1 is that of signals
+    m, most = 2**levels, min((n & -n).bit_length() - 1 for n in halved or [1])
+    padded = (*rest, *(-(-n // m) * m if n > 1 else 1 for n in (H, W)))
     require(
         levels <= most,
         f"got images of {H}×{W} and {levels} levels, want sides that are multiples of "
@@ -453,7 +460,7 @@ def _haar_back(c: Tensor) -> Tensor:
 class Wavelet(_SameShape):
     "Periodic orthogonal wavelets over the last two axes: bands, averages top left."
 
-    data_shape: tuple  # (..., H, W), H and W multiples of 2**levels
+    data_shape: tuple  # (..., H, W), multiples of 2**levels; (..., 1, L) for signals
     name: str  # an orthogonal wavelet of PyWavelets, as "haar", "db2", "sym4", "coif1"
     levels: int  # ≥ 0
 
@@ -465,12 +472,12 @@ class Wavelet(_SameShape):
 
     def _matrices(self, j: int) -> list[Const]:
         "Those of level j for columns and rows."
-        return [_wavelets(n >> j, self.name) for n in self.data_shape[-2:]]
+        sides = (_averages(n, j) for n in self.data_shape[-2:])
+        return [_wavelets(n, self.name) for n in sides]
 
     def _corner(self, j: int) -> tuple:
         "Where the averages of level j stand: an index."
-        H, W = self.data_shape[-2:]
-        return ..., slice(H >> j), slice(W >> j)
+        return ..., *(slice(_averages(n, j)) for n in self.data_shape[-2:])
 
     def _level(self, x: Tensor, j: int, back: bool, fast: bool) -> Tensor:
         "Level j on its corner, or back from it."
@@ -517,7 +524,7 @@ def level(self: Wavelet) -> Tensor:  # (*shape), int64
     for n in self.shape[-2:]:
         i = torch.arange(n)
         # level j halves its n / 2^j averages: the upper half of them are differences
-        finer = [(i >= n // 2 ** (j + 1)).long() for j in range(self.levels)]
+        finer = [(i >= _averages(n, j + 1)).long() for j in range(self.levels)]
         along.append(sum(finer, torch.zeros_like(i)))
     v, h = along
     return torch.maximum(v[:, None], h).expand(self.shape)
@@ -530,6 +537,7 @@ def places(self: Wavelet) -> Tensor:  # (2, *shape), float64
     # pixels per coefficient, in averages and differences
     spacing = 2.0 ** (self.levels + 1 - self.level.clamp(min=1)).double()
     sides = torch.tensor(self.shape[-2:]).reshape(2, *[1] * len(self.shape))
+    spacing = torch.where(sides > 1, spacing, 1.0)
     return (k % (sides / spacing) + 0.5) * spacing - 0.5
 
 # %% ../nbs/04_basis.ipynb #040035
@@ -1046,9 +1054,9 @@ def _squares(n: int, name: str, levels: int) -> tuple[Const, ...]:
     "Of each level, the squared weights of n samples in its averages and differences."
     out, averages = [], torch.eye(n, dtype=torch.float64)
     for j in range(levels):
-        both = _wavelets(n >> j, name).value @ averages
+        both = _wavelets(_averages(n, j), name).value @ averages
         out.append(Const(both.square()))
-        averages = both[: n >> j + 1]
+        averages = both[: _averages(n, j + 1)]
     return tuple(out)
 
 

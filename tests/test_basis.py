@@ -89,6 +89,7 @@ BASES = {
     "sym4": Wavelet((6, 8), "sym4", 1),
     "coif1": Wavelet((1, 16, 8), "coif1", 3),
     "no level": Wavelet((1, 5, 3), "haar", 0),
+    "wavelets of signals": Wavelet((2, 1, 16), "db2", 3),
     "components": fitted((1, 8, 8), 200),
     "shared": fitted((3, 4, 5), 200, shared=True),
     "few data": fitted((1, 8, 8), 20),
@@ -330,6 +331,24 @@ def test_wavelet_layout(name, shape, levels):
     theirs = pywt.coeffs_to_array(coefficients, axes=(-2, -1))[0]
     ours = Wavelet(shape, name, levels)(x)
     assert_close(ours, torch.as_tensor(theirs), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["haar", "sym4"])
+@pytest.mark.filterwarnings("ignore:Level value")
+def test_wavelets_of_signals(name):
+    "Along the last axis alone, as PyWavelets' transform of signals."
+    x, b = normal(3, 2, 1, 32), Wavelet((2, 1, 32), name, 3)
+    theirs = np.concatenate(pywt.wavedec(x.numpy(), name, "periodization", 3), -1)
+    assert_close(b(x), torch.as_tensor(theirs), rtol=0, atol=1e-11)
+    each = [0] * 4 + [1] * 4 + [2] * 8 + [3] * 16
+    assert b.level[0, 0].tolist() == each
+    assert not b.places[0].any()  # all are in row 0
+    wide = {0: 8, 1: 8, 2: 4, 3: 2}  # samples per coefficient of a level
+    for level, n in wide.items():
+        at = b.places[1][b.level == level].reshape(2, -1)[0]
+        assert_close(at, torch.arange(32 // n, dtype=f64) * n + (n - 1) / 2)
+    with pytest.raises(ValueError, match=r"Pad\(\(2, 1, 30\), \(2, 1, 32\)\)"):
+        Wavelet((2, 1, 30), name, 3)
 
 
 # Fast transforms
