@@ -32,8 +32,6 @@ from gud_nb.core import (
 )
 
 # %% ../nbs/14b_guidance.ipynb #14b0003
-from .objective import Draws, cosine_levels, time_levels
-
 from .denoiser import Score, noise_variance
 from .diffusion import LinearDiffusion
 from gud_nb.model import (
@@ -45,6 +43,7 @@ from gud_nb.model import (
     build_network,
 )
 from .network import Conditioning, ResidualBlock, zeroed
+from .objective import Draws, cosine_levels, time_levels
 
 # %% ../nbs/14b_guidance.ipynb #14b0006
 def _slope(log_prob: Callable, y: Tensor, log_snr) -> Tensor:
@@ -147,10 +146,10 @@ class NoisyEncoder(nn.Module):
     def forward(
         self,
         x: Tensor,  # (batch, channels, H, W) images of variance about 1
-        noise_level: Tensor,  # (batch,) log-SNR
+        log_snr: Tensor,  # (batch,) log-SNR
     ) -> Tensor:  # (batch, classes)
         "The logits; zero before training."
-        c = self.conditioning(noise_level)
+        c = self.conditioning(log_snr)
         for halve, block in zip(self.halve, self.blocks):
             x = block(halve(x), c)
         return self.head(self.pool(x))

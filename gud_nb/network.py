@@ -45,10 +45,10 @@ class FourierEmbedding(nn.Module):
 
     def forward(
         self,
-        noise_level: Tensor,  # (batch,) log-SNR, any real number, ±infinity included
+        log_snr: Tensor,  # (batch,), any real number, ±infinity included
     ) -> Tensor:  # (batch, features)
         "The embedding of each log-SNR."
-        level = noise_level.to(self.frequencies.dtype).clamp(self.low, self.high)
+        level = log_snr.to(self.frequencies.dtype).clamp(self.low, self.high)
         angles = (level - self.low)[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], -1)
 
@@ -131,16 +131,16 @@ class NoisingState(nn.Module):
 
     def forward(
         self,
-        noise_level: Tensor,  # (batch, groups) log-SNR
+        log_snr: Tensor,  # (batch, groups)
     ) -> Tensor:  # (batch, groups, width)
         "The tokens of each noising state."
         want = len(self.which)
         require(
-            noise_level.ndim == 2 and noise_level.shape[1] == want,
-            f"got noise levels of shape {tuple(noise_level.shape)}: this network wants "
+            log_snr.ndim == 2 and log_snr.shape[1] == want,
+            f"got log-SNRs of shape {tuple(log_snr.shape)}: this network wants "
             f"(batch, {want}), one for each group of components",
         )
-        noise = self.noise(noise_level.flatten()).unflatten(0, noise_level.shape)
+        noise = self.noise(log_snr.flatten()).unflatten(0, log_snr.shape)
         return F.silu(noise + self.which)
 
 # %% ../nbs/11_network.ipynb #110017
@@ -176,7 +176,7 @@ class Conditioning(nn.Module):
 @patch
 def forward(
     self: Conditioning,
-    noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
+    log_snr: Tensor,  # (batch,), or (batch, groups)
     # (batch,) integers 0..classes; `classes` and None both mean "no class"
     labels: Tensor | None = None,
 ) -> Tensor:  # (batch, embed), or with tokens (batch, 1 + groups, embed)
@@ -190,10 +190,10 @@ def forward(
         labels is None or not labels.is_floating_point(),
         "got labels that are floating point, want integers: labels.long()",
     )
-    level, state = noise_level, None
+    level, state = log_snr, None
     if self.groups:
-        state = self.state(noise_level)
-        level = noise_level.mean(1, dtype=state.dtype) if self.tokens else state
+        state = self.state(log_snr)
+        level = log_snr.mean(1, dtype=state.dtype) if self.tokens else state
     c = self.noise(level)
     if self.label is not None:
         if labels is None:
@@ -503,7 +503,7 @@ def _check_floating(x: Tensor):
 def forward(
     self: UNet,
     x: Tensor,  # (batch, channels_in, H, W), floating point
-    noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
+    log_snr: Tensor,  # (batch,), or (batch, groups)
     labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
 ) -> Tensor:  # (batch, channels_out, H, W)
     "Zero before training; afterwards whatever it has learnt."
@@ -519,7 +519,7 @@ def forward(
         f"width divisible by {n}; pad the images or give fewer mults",
     )
     _check_floating(x)
-    h = self.body(self.stem(x.to(dtype)), self.conditioning(noise_level, labels))
+    h = self.body(self.stem(x.to(dtype)), self.conditioning(log_snr, labels))
     return self.head(h).to(dtype)
 
 # %% ../nbs/11_network.ipynb #110043
@@ -594,7 +594,7 @@ class DiT(nn.Module):
 def forward(
     self: DiT,
     x: Tensor,  # (batch, *shape_in), floating point
-    noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
+    log_snr: Tensor,  # (batch,), or (batch, groups)
     labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
 ) -> Tensor:  # (batch, channels_out, H, W)
     "Zero before training; afterwards whatever it has learnt."
@@ -605,13 +605,13 @@ def forward(
         f"got x of shape {tuple(x.shape)}: wanted (batch, *{how['shape_in']})",
     )
     require(
-        tuple(noise_level.shape) == want,
-        f"got noise levels of shape {tuple(noise_level.shape)}: wanted {want}",
+        tuple(log_snr.shape) == want,
+        f"got log-SNRs of shape {tuple(log_snr.shape)}: wanted {want}",
     )
     _check_floating(x)
     if labels is not None and how["groups"]:
         labels = labels.repeat_interleave(how["groups"])
-    c = self.conditioning(noise_level.flatten(), labels).unflatten(0, (n, -1))
+    c = self.conditioning(log_snr.flatten(), labels).unflatten(0, (n, -1))
     patches = F.pixel_unshuffle(x.to(dtype), how["patch"])
     h = self.stem(patches.flatten(2).transpose(1, 2)) + self.where
     h = self.head(self.body(h, c)).to(dtype).transpose(1, 2)
@@ -685,7 +685,7 @@ class MLP(nn.Module):
 def forward(
     self: MLP,
     x: Tensor,  # (batch, *shape_in), floating point
-    noise_level: Tensor,  # (batch,) log-SNR, or (batch, groups)
+    log_snr: Tensor,  # (batch,), or (batch, groups)
     labels: Tensor | None = None,  # (batch,) integers 0..classes; None: no class
 ) -> Tensor:  # (batch, *shape_out)
     "Zero before training; afterwards whatever it has learnt."
@@ -695,6 +695,6 @@ def forward(
         f"got x of shape {tuple(x.shape)}: wanted (batch, {', '.join(map(str, want))})",
     )
     _check_floating(x)
-    c = self.conditioning(noise_level, labels)
+    c = self.conditioning(log_snr, labels)
     h = self.body(self.stem(x.flatten(1).to(dtype)), c)
     return self.head(h).to(dtype).unflatten(1, self.config["shape_out"])
