@@ -142,7 +142,8 @@ def of_shape(
     like: Tensor | None = None,  # with the dtype and the device wanted; None: any
 ):
     "Raise a `ValueError` unless a floating tensor has a shape, dtype and device."
-    got, shape = tuple(floating(name, x).shape), tuple(shape)
+    got = tuple(floating(name, x).shape)
+    shape = tuple(shape)
     require(got == shape, f"got {name} of shape {got}, want {shape}")
     if like is not None:
         ok = (x.dtype, x.device) == (like.dtype, like.device)
@@ -223,7 +224,8 @@ class Const:
         self,
         value: Tensor,  # any shape; kept in float64 on the CPU
     ):
-        self.value, self._copies = value.detach().double().cpu(), {}
+        self.value = value.detach().double().cpu()
+        self._copies = {}
 
     def like(
         self,
@@ -297,7 +299,8 @@ def _known(name, allow: tuple, home: str, kind: str, wanted: Callable):
 
 def _only(plain: dict, *names: str):
     "Raise unless the keys are these."
-    got, want = ", ".join(sorted(plain)), ", ".join(sorted(names))
+    got = ", ".join(sorted(plain))
+    want = ", ".join(sorted(names))
     require(set(plain) == set(names), f"got {got} in a saved file, want {want} alone")
 
 # %% ../nbs/00_core.ipynb #qxv4e9m3
@@ -686,7 +689,8 @@ def show_images(
 
     grid = image_grid(x, cols, gutter=max(1, x.shape[-1] // 14))
     if ax is None:
-        zoom, top = max(1, round(80 * scale / x.shape[-2])), 26 if title else 0
+        zoom = max(1, round(80 * scale / x.shape[-2]))
+        top = 26 if title else 0
         h, w = (zoom * n for n in grid.shape[:2])
         fig = plt.figure(figsize=(w / 80, (h + top) / 80), dpi=80)
         ax = fig.add_axes((0, 0, 1, h / (h + top)))
@@ -699,7 +703,7 @@ def show_images(
 # %% ../nbs/00_core.ipynb #rows2
 def show_rows(
     rows: dict,  # name -> (n, C, H, W) in [-1, 1], of one shape
-    title: str = "",  # above all
+    title: str | list[str] = "",  # above all, or one above each column
     zoom: int = 3,  # pixels of the screen for one of an image
     margin: int = 112,  # of the names, in pixels of the screen
 ) -> object:  # a matplotlib figure
@@ -722,7 +726,13 @@ def show_rows(
         ax.set_axis_off()
         where = dict(transform=ax.transAxes, ha="right", va="center")
         ax.text(-6 / w, 0.5, name, fontsize=8, **where)
-    fig.text(0.5, 1 - top / 2 / height, title, ha="center", va="center", fontsize=10)
+    above = dict(y=1 - top / 2 / height, ha="center", va="center")
+    if isinstance(title, str):
+        fig.text(0.5, s=title, fontsize=10, **above)
+        return fig
+    for i, head in enumerate(title):
+        x = (margin + w * (i + 0.5) / len(title)) / width
+        fig.text(x, s=head, fontsize=8, **above)
     return fig
 
 # %% ../nbs/00_core.ipynb #bf5g6a9s
@@ -811,7 +821,8 @@ def html_lines(
 ) -> str:
     "Curves as a small SVG picture in HTML, without matplotlib."
     seen = lines.isfinite()
-    low, high = lines[seen].min().item(), lines[seen].max().item()
+    low = lines[seen].min().item()
+    high = lines[seen].max().item()
     across = 48 + 220 * (x - x[0]) / (x[-1] - x[0])
     down = 6 + 84 * (high - lines) / max(high - low, 1e-12)
     paths = ""
@@ -839,7 +850,8 @@ def html_images(
     "Images in a row, as HTML."
     from PIL import Image
 
-    grid, buffer = image_grid(x, len(x)), BytesIO()
+    grid = image_grid(x, len(x))
+    buffer = BytesIO()
     Image.fromarray((grid * 255).round().byte().numpy()).save(buffer, "PNG")
     data = b64encode(buffer.getvalue()).decode()
     how = f'width="{zoom * grid.shape[1]}" style="image-rendering:pixelated"'
@@ -849,12 +861,12 @@ def html_images(
 def brief(
     value,  # a dataclass, or anything
 ) -> str:  # one line
-    "A value in one line: of a tensor the shape and the range."
+    "A value in one line: of a tensor the shape and the range, of a number four digits."
     if isinstance(value, Tensor) and value.numel() != 1:
         ends = f" {value.min():.4g} to {value.max():.4g}" if value.numel() else ""
         return f"{tuple(value.shape)}{ends}"
-    if isinstance(value, Tensor):
-        return f"{value.item():.4g}"
+    if isinstance(value, Tensor) or (isinstance(value, float) and len(repr(value)) > 8):
+        return f"{float(value):.4g}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {brief(v)}" for k, v in value.items()) + "}"
     if isinstance(value, tuple) and not all(map(is_whole, value)):
