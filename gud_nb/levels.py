@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from .objective import Draws, cosine_level
 from torch import Tensor
 
 from .core import require
+from .objective import Draws, cosine_level
 
 # %% ../nbs/12c_levels.ipynb #lv0010
 def shared_shares(

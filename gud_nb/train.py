@@ -8,6 +8,7 @@ __all__ = ['Training', 'batch_indices', 'Loss', 'identity', 'fit', 'use_average'
 # %% ../nbs/12_train.ipynb #120002
 import hashlib
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -266,6 +267,46 @@ def step(
     self.average(step)
     return dict(loss=total, gradient=norm.detach())
 
+# %% ../nbs/12_train.ipynb #120041
+@dataclass(eq=False)
+class _Loop:
+    "Steps until the budget is used, with log, checkpoints and a progress bar."
+
+    run: _Run
+    leg: Leg
+    folder: RunFolder | None  # of the main process, where files are wanted
+    signals: Signals
+    every: int  # steps between rows of the log
+    bar: object  # a progress bar
+    step: int = 0  # done
+    seconds: float = 0.0  # spent
+    recent: list = field(default_factory=list)  # losses since the last row
+    unsaved: list = field(default_factory=list)  # losses since the last checkpoint
+    log: list = field(default_factory=list)  # rows
+
+    def go(self, batches: Iterator):
+        "Train on batches until the budget is used."
+        run, leg = self.run, self.leg
+        agreed = _Agreed(run.accelerator, run.plan.timer, self.seconds)
+        used = leg.used(self.step, self.seconds)
+        while used < 1:
+            rate = leg.rate(self.step, self.seconds, run.plan.warmup)
+            found = run.step(self.step, next(batches), rate, used)
+            self.recent.append(found)
+            if self.folder:
+                self.unsaved.append(found["loss"])
+            self.step += 1
+            caught = self.signals.caught is not None
+            self.seconds, stop = agreed.look(self.step, caught)
+            used = leg.used(self.step, self.seconds)
+            if used >= 1 or self.step % self.every == 0:
+                self.write(rate)
+            if self.folder and (used >= 1 or stop or self.folder.due()):
+                self.save()
+            if stop:
+                self.leave()
+            self.bar.update(100 * used - self.bar.n)
+
 # %% ../nbs/12_train.ipynb #agreed
 #| code-fold: true
 #| code-summary: "One time for all processes"
@@ -325,46 +366,6 @@ def restore(self: _Run, c: Checkpoint):
         for name, v in average.items():
             v.copy_(found[name])
     load_optimizer(self.optimizer, unpack("optimizer", c.tensors))
-
-# %% ../nbs/12_train.ipynb #120041
-@dataclass(eq=False)
-class _Loop:
-    "Steps until the budget is used, with log, checkpoints and a progress bar."
-
-    run: _Run
-    leg: Leg
-    folder: RunFolder | None  # of the main process, where files are wanted
-    signals: Signals
-    every: int  # steps between rows of the log
-    bar: object  # a progress bar
-    step: int = 0  # done
-    seconds: float = 0.0  # spent
-    recent: list = field(default_factory=list)  # losses since the last row
-    unsaved: list = field(default_factory=list)  # losses since the last checkpoint
-    log: list = field(default_factory=list)  # rows
-
-    def go(self, batches: Iterator):
-        "Train on batches until the budget is used."
-        run, leg = self.run, self.leg
-        agreed = _Agreed(run.accelerator, run.plan.timer, self.seconds)
-        used = leg.used(self.step, self.seconds)
-        while used < 1:
-            rate = leg.rate(self.step, self.seconds, run.plan.warmup)
-            found = run.step(self.step, next(batches), rate, used)
-            self.recent.append(found)
-            if self.folder:
-                self.unsaved.append(found["loss"])
-            self.step += 1
-            caught = self.signals.caught is not None
-            self.seconds, stop = agreed.look(self.step, caught)
-            used = leg.used(self.step, self.seconds)
-            if used >= 1 or self.step % self.every == 0:
-                self.write(rate)
-            if self.folder and (used >= 1 or stop or self.folder.due()):
-                self.save()
-            if stop:
-                self.leave()
-            self.bar.update(100 * used - self.bar.n)
 
 # %% ../nbs/12_train.ipynb #loopwrite
 #| code-fold: true
@@ -482,9 +483,8 @@ def _said(value) -> object:
         parts = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
         return {"class": type(value).__name__} | _said(parts)
     named = value if hasattr(value, "__qualname__") else type(value)
-    module = named.__module__
-    own = module.startswith("gud_nb.")  # whose functions may move between modules
-    return f"{'gud_nb' if own else module}.{named.__qualname__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    return re.sub(r"^gud_nb\.\w+\.", "gud_nb.", name)  # its modules may be split
 
 # %% ../nbs/12_train.ipynb #sources
 #| code-fold: true
@@ -497,11 +497,12 @@ def _source(model: DiffusionModel, data, labels):
         'got labels for a network without classes: its config needs "classes", their '
         "number, as in notebook 45; leave labels out to train without them",
     )
+    name = getattr(data, "name", None) or Tensors.name  # a plain tensor's is None
     if isinstance(data, Images):
         labels, data = data.labels if labels is None and classes else labels, data.x
     if isinstance(data, Tensor) or not hasattr(data, "loader"):
         data = checked_images(data, model.basis)
-        return Tensors(data, model._labels(labels, len(data)))
+        return Tensors(data, model._labels(labels, len(data)), name)
     require(labels is None, "got labels beside a source, which has its own: leave them")
     want = tuple(model.basis.data_shape)
     require(
@@ -624,7 +625,9 @@ def fit(
     use_average(model, next(iter(run.averages.values())))
     if trackers:
         a.end_training()
-    return loop.log or (folder.log.rows()[-1:] if folder else [])
+    log = loop.log or (folder.log.rows()[-1:] if folder else [])
+    _record(model, data, log)
+    return log
 
 # %% ../nbs/12_train.ipynb #begin
 #| code-fold: true
@@ -648,6 +651,19 @@ def _begin(run: _Run, folder, out, resume, signals, every: int, bar) -> _Loop:
     loop = _Loop(run, c.legs[-1], folder, signals, every, bar, c.step, c.seconds)
     loop.recent = recent
     return loop
+
+# %% ../nbs/12_train.ipynb #12t00005
+#| code-fold: true
+#| code-summary: "What a model keeps of its training"
+def _record(model: DiffusionModel, data, log: list[dict]):
+    "Write the end of a training into `about`, which is saved with the model."
+    if not log:  # a process without files, of a run that was at its end
+        return
+    name, last = getattr(data, "name", Tensors.name), log[-1]
+    facts = {} if name == Tensors.name else dict(data=name)
+    facts |= dict(steps=last["step"])
+    facts |= {k: last[k] for k in ("images", "seconds", "loss")}
+    model.about = model.about | facts
 
 # %% ../nbs/12_train.ipynb #ownrandom
 @contextmanager

@@ -23,7 +23,7 @@ from gud_nb.data import Tensors, denormalise, digits
 from gud_nb.denoiser import Dense, Independent, LowRank, Spectral
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.loss import active_only, likelihood_weight, snr_times
-from gud_nb.model import PhaseModel, ScoreModel, fit_law
+from gud_nb.model import PhaseModel, ScoreModel, fit_law, from_pretrained
 from gud_nb.network import MLP
 from gud_nb.objective import (
     LIKELIHOOD,
@@ -761,6 +761,28 @@ def test_a_source_is_its_images(tmp_path):
         fit(model(classes=10), other, again, out=tmp_path, resume=True, cpu=True)
     with pytest.raises(ValueError, match="which has its own"):
         fit(model(classes=10), source, Training(steps=1), data.labels, cpu=True)
+
+
+def test_a_run_on_other_data_is_refused_and_the_data_are_named_first(tmp_path):
+    "The law is fitted to the new data, so it differs as well: it comes second."
+    trained(model(), out=tmp_path)
+    other = model()
+    other.law = fit_law(other.diffusion, other.basis, x[:1000])
+    with pytest.raises(ValueError, match=r"another run \(data\.shape: .*; law\."):
+        fit(other, x[:1000], Training(batch=16), out=tmp_path, resume=True, cpu=True)
+
+
+def test_a_model_keeps_what_is_known_of_its_training(tmp_path):
+    m = model()
+    m.about = dict(seed=7)
+    last = fit(m, data, Training(steps=3, batch=16), every=2, cpu=True)[-1]
+    facts = {k: last[k] for k in ("images", "seconds", "loss")}
+    assert m.about == dict(seed=7, data="digits", steps=3) | facts
+    saved = from_pretrained(m.save_pretrained(tmp_path / "model"))
+    assert saved.about == m.about
+    unnamed = model()
+    fit(unnamed, x, Training(steps=1, batch=16), cpu=True)
+    assert list(unnamed.about) == ["steps", "images", "seconds", "loss"]
 
 
 def test_labels_are_dropped_in_their_share():
