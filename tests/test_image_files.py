@@ -701,6 +701,29 @@ def raw_table(file, cells):
     write_table(pa.table(dict(scan=cells)), file)
 
 
+def test_colour_becomes_grey_on_request_from_every_source(tmp_path):
+    files = [encoded(picture(seed=k)) for k in range(6)]
+    raw_table(tmp_path / "t.parquet", files)
+    for k, file in enumerate(files):
+        (tmp_path / f"{k}.png").write_bytes(file)
+    want = torch.stack([read_image(f, 1) for f in files])
+    found = image_table(tmp_path / "t.parquet", channels=1)[:]
+    assert_close(denormalise(found.x), want[1:5], rtol=0, atol=0)
+    (tmp_path / "t.parquet").rename(tmp_path / "train.parquet")
+    streamed = image_stream(tmp_path / "train.parquet", channels=1).head()
+    assert streamed.shape == want.shape[1:]
+    (tmp_path / "train.parquet").unlink()
+    assert_close(image_folder(tmp_path, channels=1)[:].x, found.x, rtol=0, atol=0)
+    grey = encoded(picture("L"))
+    raw_table(tmp_path / "mixed.parquet", [grey, grey, files[1]])
+    for read_them in (image_table, image_stream):
+        with pytest.raises(ValueError, match="colour among grey.*channels=1"):
+            [
+                read_them(tmp_path / "mixed.parquet", part).head()
+                for part in (True, False)
+            ]
+
+
 def test_broken_images_of_a_stream(tmp_path):
     files = [encoded(picture(seed=k)) for k in range(8)]
     files[4] = b"broken"
