@@ -173,6 +173,8 @@ examples = {
 }
 
 # %% ../nbs/15c_cli.ipynb #a7yi8z60
+#| code-fold: true
+#| code-summary: "Pictures with titles"
 def _title(text: str) -> str:
     "A title as it is typed: matplotlib reads formulas between dollars."
     return shown(text).replace("$", r"\$")
@@ -219,7 +221,9 @@ def _own_settings(process: str, given: dict) -> dict:
     )
     return found
 
-
+# %% ../nbs/15c_cli.ipynb #15size01
+#| code-fold: true
+#| code-summary: "A size that was typed"
 def _size(text: str | int | None) -> int | tuple | None:
     "A side typed as `32`, or sides as `28x30`."
     if text is None:
@@ -283,6 +287,8 @@ def _finish(model: ScoreModel, folder: Path, about: dict, where: torch.device) -
     return f"{done}. {look}\nTo train on, with a larger budget: {_again()}"
 
 # %% ../nbs/15c_cli.ipynb #zmvwupd3
+#| code-fold: true
+#| code-summary: "The command that goes on"
 def _again() -> str:
     "The command that resumes the present one."
     if not is_cli():
@@ -447,6 +453,8 @@ def _plan(typed: dict) -> Training:
     return Training(**how, unlabelled=0.1 if typed["labels"] else 0.0)
 
 # %% ../nbs/15c_cli.ipynb #150024
+#| code-fold: true
+#| code-summary: "The loss curve"
 def plot_losses(
     logs: dict,  # name -> path of a loss.csv
 ) -> object:  # matplotlib axes
@@ -474,6 +482,8 @@ def plot_losses(
     return ax
 
 # %% ../nbs/15c_cli.ipynb #150030
+#| code-fold: true
+#| code-summary: "A softness that was typed, and the model that was named"
 def _values(name: str, family: Family | None, text: str) -> dict:
     "What was typed as a softness, for the ranges that a family has."
     require(
@@ -499,7 +509,7 @@ def _opened(
     if basis is not None:
         choose("basis", basis, bases)
     place(name)  # refused here if it is none
-    model = from_pretrained(name, device=where)
+    model = _loaded(name, where)
     rotation = model.basis.rotation
     own = getattr(rotation, "name", type(rotation).__name__.lower())
     require(
@@ -511,7 +521,25 @@ def _opened(
         return model
     return model.at(**_values(name, model.family, softness))
 
+# %% ../nbs/15c_cli.ipynb #15load01
+#| code-fold: true
+#| code-summary: "A model from its name"
+def _loaded(name: str, where: torch.device) -> DiffusionModel:
+    "A model whose classes come with the package: a command runs no others."
+    try:
+        return from_pretrained(name, device=where)
+    except ValueError as e:
+        what, allow, _ = str(e).partition(": pass your own")
+        require(
+            not allow,
+            f"{what}: a command runs no code of others; in Python, "
+            f"from_pretrained({name!r}, allow=(…,)) takes your own class",
+        )
+        raise
+
 # %% ../nbs/15c_cli.ipynb #15class2
+#| code-fold: true
+#| code-summary: "Classes and their names"
 class_names = {name: facts[-1].split(",") for name, facts in _NAMED.items()}
 class_names["digits"] = list("0123456789")
 
@@ -543,6 +571,8 @@ def _words(name: str) -> set[str]:
     return set(re.split(r"[\W_]+", name.lower())) - {""}
 
 # %% ../nbs/15c_cli.ipynb #15class3
+#| code-fold: true
+#| code-summary: "The number of a class"
 def _class_number(text: str | int, count: int, names: list[str]) -> int:
     "The number of a class that was typed as such, or by name."
     text, known = str(text).strip(), f"; {', '.join(names)}" if names else ""
@@ -561,6 +591,8 @@ def _class_number(text: str | int, count: int, names: list[str]) -> int:
     return found[0]
 
 # %% ../nbs/15c_cli.ipynb #rc4dmitq
+#| code-fold: true
+#| code-summary: "Checks of labels and guidance"
 def _label(
     name: str, model: DiffusionModel, label: str | int | None, guidance: float
 ) -> int | None:
@@ -595,15 +627,19 @@ def _led(model: DiffusionModel, classifier: str | None) -> DiffusionModel:
     return with_classifier(model, load_noisy_classifier(classifier).to(model.device))
 
 # %% ../nbs/15c_cli.ipynb #15class4
-def _sampler(quality: str, sampler: str | None, grid: str, steps: int | None):
+def _sampler(typed: dict) -> tuple:
     "A sampler, and a function from a diffusion to the times of its steps."
-    usual, count = choose("quality", quality, qualities)
-    found = choose("sampler", usual if sampler is None else sampler, samplers)
-    make, n = choose("grid", grid, grids), count if steps is None else steps
-    require(n >= 1, f"want at least one step: got --steps {n}")
-    return found, lambda diffusion: make(diffusion, n)
+    sampler, steps = choose("quality", typed["quality"], qualities)
+    sampler = sampler if typed["sampler"] is None else typed["sampler"]
+    steps = steps if typed["steps"] is None else typed["steps"]
+    found, grid = choose("sampler", sampler, samplers), typed["grid"]
+    make = choose("grid", grid, grids)
+    require(steps >= 1, f"want at least one step: got --steps {steps}")
+    return found, partial(make, n=steps)
 
 # %% ../nbs/15c_cli.ipynb #15class5
+#| code-fold: true
+#| code-summary: "The annotation of --class"
 def _a_class(about: str):
     "The annotation of the option --class, as either fastcore reads it."
     if hasattr(script, "Param"):  # fastcore 1
@@ -643,9 +679,7 @@ def _gud_sample(**typed):
     "All that `gud_sample` does."
     name, n, guidance = (typed[k] for k in ("model", "n", "guidance"))
     path, where = _picture(typed["out"], n, film=True), choose_device(typed["device"])
-    sampler, grid_of = _sampler(
-        *(typed[k] for k in "quality sampler grid steps".split())
-    )
+    sampler, grid_of = _sampler(typed)
     generator, begin = seeded(typed["seed"], where), time.monotonic()
     model = _opened(name, where, typed["basis"], typed["softness"])
     model = _led(model, typed["classifier"])
@@ -664,6 +698,8 @@ def _gud_sample(**typed):
     print(f"{n} samples, {spent} evaluations each, {took}: {path}")
 
 # %% ../nbs/15c_cli.ipynb #k8fqvdf7
+#| code-fold: true
+#| code-summary: "Where samples go"
 def _picture(out: str, n: int, film: bool = False) -> Path:
     "Where samples go, if they can be written there."
     path, most = place(out), {".png": 10_000, ".gif": 100}
@@ -692,6 +728,8 @@ def _described(
     return ", ".join(parts)
 
 # %% ../nbs/15c_cli.ipynb #film0001
+#| code-fold: true
+#| code-summary: "Films and files"
 def _filmed(model: DiffusionModel, frames: list, i: int, t: Tensor, z: Tensor):
     "Add the position of a state, as images, to the frames of a film."
     frames.append(model.basis.inv(z[:, 0]).cpu())
@@ -711,6 +749,8 @@ def _keep(x: Tensor, path: Path, title: str, spent: int, frames: Iterable = ()):
         write_atomic(path, lambda p: p.write_bytes(save({"x": x.contiguous()})))
 
 # %% ../nbs/15c_cli.ipynb #15comp02
+#| code-fold: true
+#| code-summary: "A picture of the right size"
 def _same(picture: Path, size: tuple, typed: dict):
     "A picture of the model's own size."
     x = _load_picture(picture, size[0], size[1:] if typed["resize"] else None)
@@ -774,6 +814,8 @@ def _sharpened(picture: Path, size: tuple, typed: dict) -> tuple[Measurement, di
     return Blur(gaussian_kernel(blur), _noise(typed, 0.01)), dict(image=x)
 
 # %% ../nbs/15c_cli.ipynb #15comp05
+#| code-fold: true
+#| code-summary: "Pictures as tensors"
 def _load_picture(path: Path, channels: int, size: tuple | None) -> Tensor:
     "A picture (1, C, H, W) in [-1, 1], colours made grey or grey values made RGB."
     x = normalise(read_image(path, size=size))[None]
@@ -800,6 +842,8 @@ def _missing(picture: Path, sides: tuple, typed: dict) -> Tensor:
     return white > 0
 
 # %% ../nbs/15c_cli.ipynb #yiopupwg
+#| code-fold: true
+#| code-summary: "Transparent pixels"
 def _transparent(picture: Path, size: tuple | None) -> Tensor:
     "Where a picture is transparent, (H, W) bool."
     from PIL import Image, ImageOps
@@ -847,6 +891,8 @@ def _file(option: str, typed: str | None) -> Path:
     return path
 
 # %% ../nbs/15c_cli.ipynb #4vn5am59
+#| code-fold: true
+#| code-summary: "The picture that is written"
 def _before_after(path: Path, before: dict, x: Tensor, title: str):
     "A picture of what was given, and beside it what was made of it."
     import matplotlib.pyplot as plt
@@ -899,11 +945,10 @@ def _gud_complete(**typed):
     "All that `gud_complete` does."
     name, n, path = typed["model"], typed["samples"], _picture(typed["out"], 1)
     require(1 <= n <= 1000, f"got --samples {n}, want 1 to 1000")
-    build, make = (choose(*c) for c in _choices(typed))
+    build = choose("task", typed["task"], tasks)
+    make = choose("method", typed["method"], methods)
     picture, where = _file("image", typed["image"]), choose_device(typed["device"])
-    chosen, grid_of = _sampler(
-        *(typed[k] for k in "quality sampler grid steps".split())
-    )
+    chosen, grid_of = _sampler(typed)
     generator = seeded(typed["seed"], where)
     model = _opened(name, where, None, typed["softness"])
     measurement, before = build(picture, _sides_of(name, model), typed)
@@ -923,12 +968,9 @@ def _gud_complete(**typed):
     took = f"{time.monotonic() - begin:.0f} s"
     print(f"{n} completions by {typed['method']}, {len(times)} steps, {took}: {path}")
 
-
-def _choices(typed: dict) -> list[tuple]:
-    "What is chosen by name."
-    return [("task", typed["task"], tasks), ("method", typed["method"], methods)]
-
 # %% ../nbs/15c_cli.ipynb #hcidesd4
+#| code-fold: true
+#| code-summary: "The shape of a model's images"
 def _sides_of(name: str, model: DiffusionModel) -> tuple:  # (C, H, W)
     "The shape of a model's images."
     size = tuple(model.basis.data_shape)
@@ -994,6 +1036,8 @@ def bits_bound(
     return found | dict(n=n, draws=draws, levels=levels)
 
 # %% ../nbs/15c_cli.ipynb #eyrnxv89
+#| code-fold: true
+#| code-summary: "Which models have bits"
 def _trained_for_bits(name: str, model: DiffusionModel, data: str):
     "Raise unless a model was trained on images spread over the levels of the data."
     older = 256 if "setting" in model.about else None  # of studies/gud.py
@@ -1014,8 +1058,9 @@ def _trained_for_bits(name: str, model: DiffusionModel, data: str):
 @command(examples=examples["gud_evaluate"])
 def gud_evaluate(
     model: str = "fashion-mnist",  # a folder, a shipped model, or user/model
-    # its own: digits, fashion_mnist; for bits also cifar10, a folder or a table
-    data: str = "fashion_mnist",
+    # digits, fashion_mnist; for --bits and --fid also cifar10, a folder or a table
+    # (default: what the model was trained on)
+    data: str | None = None,
     *,
     fd: bool = False,  # Frechet and energy distance (measured if nothing else is)
     bits: bool = False,  # the variational bound in bits per dimension
@@ -1046,27 +1091,29 @@ def gud_evaluate(
 # %% ../nbs/15c_cli.ipynb #15eval01
 def _gud_evaluate(**typed):
     "All that `gud_evaluate` does."
-    name, data, n, seed = (typed[k] for k in "model data n seed".split())
-    bits, fid, softness = (typed[k] for k in "bits fid softness".split())
+    name, n, seed, softness = (typed[k] for k in "model n seed softness".split())
+    bits, fid = typed["bits"], typed["fid"]
     numbers = _numbers(typed["out"], n, typed["images"])
     fd, where = typed["fd"] or not (bits or fid), choose_device(typed["device"])
-    how = _sampler(*(typed[k] for k in "quality sampler grid steps".split()))
+    how = _sampler(typed)
     seeded(seed)
     features = _inception(fid, typed["inception"], where)
     model = _opened(name, where, typed["basis"], softness)
-    _comparable(name, model, data, fd, bits)
-    how_read = dict(path=typed["path"], skip_broken=typed["lenient"])
-    sets = _sets(name, model, data, how_read, fd or fid)
-    found, lines = dict(model=name, data=data, seed=seed, softness=softness), []
+    data = _comparable(name, model, typed["data"], fd, bits)
+    read = dict(path=typed["path"], skip_broken=typed["lenient"])
+    sets = _sets(name, model, data, read, fd or fid)
+    found, lines = dict(model=name, data=data, seed=seed, softness=softness), {}
     if fd:
-        found |= _distances(model, found, sets, how, n, lines)
+        rows, lines["fd"] = _distances(model, found, sets, how, n)
+        found |= rows
     if bits:
         x = sets["test"].x[: typed["images"]]
-        found["bits"] = _bits(model, x, data, seed, lines)
+        found["bits"], lines["bits"] = _bits(model, x, data, seed)
     if fid:
-        found["fid"] = _fid(model, sets["train"].x, features, how, n, seed, lines)
+        x = sets["train"].x.to(where)
+        found["fid"], lines["fid"] = _fid(model, x, features, how, n, seed)
     save_text(numbers, json.dumps(found | dict(about=model.about), indent=1))
-    print("\n".join([*lines, f"Numbers: {numbers}"]))
+    print("\n".join([*lines.values(), f"Numbers: {numbers}"]))
 
 # %% ../nbs/15c_cli.ipynb #15fid002
 def _inception(fid: bool, weights: str | None, where: torch.device) -> Callable | None:
@@ -1079,9 +1126,9 @@ def _inception(fid: bool, weights: str | None, where: torch.device) -> Callable 
 
 
 def _fid(
-    model: DiffusionModel, x: Tensor, features, how: tuple, n: int, seed: int, lines
-) -> dict:
-    "FID of n samples from training images; a sentence is added to the lines."
+    model: DiffusionModel, x: Tensor, features, how: tuple, n: int, seed: int
+) -> tuple[dict, str]:
+    "FID of n samples from training images, and a sentence that says it."
     from tqdm.auto import tqdm
 
     sampler, times = how
@@ -1093,12 +1140,14 @@ def _fid(
 
         settings = dict(sampler=sampler, times=ticks, report=report)
         settings["generator"] = seeded(seed, model.device)
-        d = sampled_fid(model, x.to(model.device), features, n, **settings)
+        d = sampled_fid(model, x, features, n, **settings)
     spent = evaluations(sampler, len(ticks) - 1)
-    lines.append(f"FID {d}, {spent} evaluations\n")
-    return dict(value=d.value, n_a=d.n_a, n_b=d.n_b, dim=d.dim, evaluations=spent)
+    found = dict(value=d.value, n_a=d.n_a, n_b=d.n_b, dim=d.dim, evaluations=spent)
+    return found, f"FID {d}, {spent} evaluations\n"
 
 # %% ../nbs/15c_cli.ipynb #aligned1
+#| code-fold: true
+#| code-summary: "A table for terminals"
 def _aligned(rows: list[dict]) -> str:
     "Rows as a Markdown table whose columns are also straight in a terminal."
     lines = [line.strip("|").split("|") for line in markdown_table(rows).splitlines()]
@@ -1108,6 +1157,8 @@ def _aligned(rows: list[dict]) -> str:
     return "\n".join(f"|{'|'.join(line)}|" for line in straight) + "\n"
 
 # %% ../nbs/15c_cli.ipynb #1mo4qym5
+#| code-fold: true
+#| code-summary: "What is checked first"
 def _numbers(out: str, n: int, images: int) -> Path:
     "Where the numbers go, if they can be written there, and can be measured."
     path = place(out)
@@ -1124,27 +1175,45 @@ def _numbers(out: str, n: int, images: int) -> Path:
     return check_place(path)
 
 
-def _comparable(name: str, model, data: str, fd: bool, bits: bool):
-    "Raise what would be wrong after the sampling."
-    resized = model.about.get("size")
-    require(
-        not fd or resized is None,
-        f"{name} was trained on images resized to {resized}, and distances are "
-        "measured at the size of the data: leave --fd out, add --bits",
-    )
+def _comparable(
+    name: str, model: DiffusionModel, data: str | None, fd: bool, bits: bool
+) -> str:
+    "The data to compare with, the model's own if none were named; or what is wrong."
+    data = model.about.get("data") if data is None else data
+    require(data is not None, f"{name} does not record its data: name them by --data")
     if fd:
-        feature_extractor(data)
+        _has_features(name, model, data)
     if bits:
         _trained_for_bits(name, model, data)
+    return data
+
+
+def _has_features(name: str, model: DiffusionModel, data: str):
+    "Raise unless a classifier that comes with the package takes images of the model."
+    resized = model.about.get("size")
+    other = "add --fid, or --bits for a model trained with --dequantise"
+    require(
+        resized is None,
+        f"{name} was trained on images resized to {resized}, and the distances are "
+        f"those of a classifier of {data} in their own size: {other}",
+    )
+    try:
+        feature_extractor(data)
+    except ValueError as e:
+        known = str(e).split(";")[0].replace("got", "got --data")
+        raise ValueError(f"{known}, for distances; for others {other}") from e
 
 # %% ../nbs/15c_cli.ipynb #ov5fjy3r
+#| code-fold: true
+#| code-summary: "The images"
 def _sets(name: str, model, data: str, how: dict, fd: bool) -> dict:
     "The images for testing, and for distances those for training, of the right shape."
     size = model.about.get("size")
-    size = tuple(size) if isinstance(size, list) else size
+    how |= dict(size=tuple(size) if isinstance(size, list) else size)
+    how |= dict(channels=model.about.get("channels"))
     sets = {}
     for part in ("test", "train")[: 1 + fd]:
-        found = load(data, train=part == "train", size=size, **how)
+        found = load(data, train=part == "train", **how)
         sets[part] = found if isinstance(found, Images) else found.head()
     want, have = tuple(model.basis.data_shape), tuple(sets["test"].shape)
     require(
@@ -1156,9 +1225,9 @@ def _sets(name: str, model, data: str, how: dict, fd: bool) -> dict:
 
 # %% ../nbs/15c_cli.ipynb #clmi1qpi
 def _distances(
-    model: DiffusionModel, about: dict, sets: dict, how: tuple, n: int, lines: list
-) -> dict:
-    "Distances of samples and of candidates; a table is added to the lines."
+    model: DiffusionModel, about: dict, sets: dict, how: tuple, n: int
+) -> tuple[dict, str]:
+    "Distances of samples and of candidates, and a table that says them."
     sampler, times = how
     ticks, name, seed = times(model.diffusion), about["model"], about["seed"]
     spent = evaluations(sampler, len(ticks) - 1)
@@ -1169,19 +1238,16 @@ def _distances(
     known = "" if labels is None else ", classes in turn"
     named = {f"{name}, {spent} evaluations{known}": x}
     rows = score_table(named, about["data"], test.x, train.x, seed)
-    lines.append(_aligned(rows))
-    return dict(evaluations=spent, rows=as_numbers(rows))
+    return dict(evaluations=spent, rows=as_numbers(rows)), _aligned(rows)
 
 
-def _bits(model: ScoreModel, x: Tensor, data: str, seed: int, lines: list) -> dict:
-    "The bound in bits; a sentence is added to the lines."
+def _bits(model: ScoreModel, x: Tensor, data: str, seed: int) -> tuple[dict, str]:
+    "The bound in bits, and a sentence that says it."
     levels = levels_of(data, model.about.get("size"))
-    b = bits_bound(
-        model, on_levels(x, levels), levels, seed=seed, progress=is_watched()
-    )
+    how = dict(seed=seed, progress=is_watched())
+    b = bits_bound(model, on_levels(x, levels), levels, **how)
     value = f"{b['value']:.4g} ± {b['error']:.2g} bits per dimension or less"
-    lines.append(f"{value} ({b['n']} test images, {b['draws']} draws)\n")
-    return b
+    return b, f"{value} ({b['n']} test images, {b['draws']} draws)\n"
 
 # %% ../nbs/15c_cli.ipynb #150044
 def _demo_plan(model: ScoreModel, train: Tensor, n: int, seconds: float) -> str:
@@ -1206,6 +1272,8 @@ def _demo_plan(model: ScoreModel, train: Tensor, n: int, seconds: float) -> str:
     return "\n".join([f"{about}:", *lines])
 
 # %% ../nbs/15c_cli.ipynb #demomodel
+#| code-fold: true
+#| code-summary: "A model of the demo"
 def _demo_model(
     process: str, x: Tensor, budget: dict, folder: Path, where: torch.device, seed: int
 ) -> ScoreModel:
@@ -1225,6 +1293,8 @@ def _demo_model(
     return model
 
 # %% ../nbs/15c_cli.ipynb #demofilm
+#| code-fold: true
+#| code-summary: "Films of the demo"
 def _demo_film(model: ScoreModel, process: str, frames: list, x: Tensor, folder: Path):
     "A film strip of six samples, with their momenta where there are some, and a GIF."
     few = [(s, z[:6]) for i, (s, z) in enumerate(frames) if i % 4 == 0]
@@ -1238,6 +1308,8 @@ def _demo_film(model: ScoreModel, process: str, frames: list, x: Tensor, folder:
     save_gif(folder / f"{process}.gif", [*moments, x[: len(moments[0])]], zoom=5)
 
 # %% ../nbs/15c_cli.ipynb #r3cwvruq
+#| code-fold: true
+#| code-summary: "Samples of the demo"
 def _demo_samples(
     model: ScoreModel,
     process: str,
@@ -1304,6 +1376,8 @@ def gud_demo(
         print(_demo_results(table, folder, dict(seed=seed, seconds=seconds)))
 
 # %% ../nbs/15c_cli.ipynb #l64ng22w
+#| code-fold: true
+#| code-summary: "The results of the demo"
 def _demo_row(model: ScoreModel, sampling: float) -> dict:
     "What a model of the demo took."
     return dict(

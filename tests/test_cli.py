@@ -56,6 +56,7 @@ from gud_nb.files import image_folder
 from gud_nb.guidance import NoisyClassifier, NoisyEncoder, save_noisy_classifier
 from gud_nb.likelihood import dequantise, nats_to_bits
 from gud_nb.model import DiffusionModel, from_pretrained
+from gud_nb.network import UNet
 from gud_nb.objective import (
     Denoising,
     InTurn,
@@ -521,6 +522,18 @@ def test_models_that_are_none(capsys, tmp_path):
     refused(capsys, gud_sample, "no model", model="psdl-fashion-mnist")
 
 
+class OwnNetwork(UNet):
+    "A network that does not come with the package."
+
+
+def test_commands_run_no_classes_of_others(capsys, spread, tmp_path):
+    model = build_model("vp", spread, width=8)
+    model.network.__class__ = OwnNetwork
+    model.save_pretrained(tmp_path)
+    out = f"{tmp_path}/no.png"
+    refused(capsys, gud_sample, "no code of others", model=str(tmp_path), out=out)
+
+
 EVALUATE = {
     "in the basis haar, not in dct": ("haar", dict(basis="dct")),
     "--images 1": ("haar", dict(bits=True, images=1)),
@@ -528,7 +541,7 @@ EVALUATE = {
     "--n 1": ("haar", dict(n=1)),
     "--n 0": ("haar", dict(n=0)),
     "ends in .json": ("haar", dict(out="e.txt")),
-    "fashion_mnist": ("haar", dict(data="mnist")),
+    "got --data 'mnist', want one of: digits, fashion": ("haar", dict(data="mnist")),
     "train with gud_train --dequantise": ("raw", dict(bits=True)),
     "add --fid": ("raw", dict(inception="weights.pth")),
     "got --inception nowhere.pth": ("raw", dict(fid=True, inception="nowhere.pth")),
@@ -561,6 +574,14 @@ def test_evaluate_refuses(capsys, runs, tmp_path, says):
 @pytest.mark.parametrize("name", ["vp-fashion-mnist", "psld-fashion-mnist"])
 def test_shipped_models_of_raw_pixels_have_no_bits(capsys, name):
     refused(capsys, gud_evaluate, "raw pixels", model=name, bits=True)
+
+
+def test_data_of_a_model_are_its_own(capsys, runs, tmp_path):
+    few = dict(bits=True, images=2, device="cpu", out=f"{tmp_path}/e.json")
+    gud_evaluate(f"{runs}/spread/model", **few)
+    found = json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))
+    assert found["data"] == "digits"
+    refused(capsys, gud_evaluate, "name them by --data", model="fashion-mnist-16")
 
 
 def test_levels_must_be_those_of_the_data(capsys, runs):
@@ -788,7 +809,23 @@ def test_bits_of_resized_digits(capsys, no_pictures, tmp_path):
     assert from_pretrained(model).about["levels"] == 256
     few = dict(data="digits", device="cpu", images=4, out=f"{tmp_path}/e.json")
     gud_evaluate(model, bits=True, **few)
-    refused(capsys, gud_evaluate, "resized to 10", model=model, **few)
+    refused(capsys, gud_evaluate, "add --fid, or --bits", model=model, **few)
+
+
+def test_channels(capsys, no_pictures, tmp_path):
+    "Coloured pictures are learned in grey, and judged in grey."
+    (tmp_path / "photos").mkdir()
+    g = torch.Generator().manual_seed(0)
+    for i in range(20):
+        u = torch.randint(256, (12, 12, 3), generator=g).to(torch.uint8)
+        Image.fromarray(u.numpy()).save(tmp_path / "photos" / f"{i}.png")
+    how = dict(data=f"{tmp_path}/photos", process="vp", dequantise=True, rank=4)
+    gud_train(**FEW, **how, channels=1, out=f"{tmp_path}/run")
+    model = f"{tmp_path}/run/model"
+    assert from_pretrained(model).basis.data_shape == (1, 12, 12)
+    few = dict(device="cpu", images=2, out=f"{tmp_path}/e.json")
+    gud_evaluate(model, bits=True, **few)
+    refused(capsys, gud_train, "want 1 (grey) or 3", **FEW, channels=2)
 
 
 @pytest.fixture
