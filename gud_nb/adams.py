@@ -153,7 +153,8 @@ def _fall(v: Tensor, first: Tensor, last: Tensor) -> Tensor:
 @patch
 def _weights(self: ExponentialAdams, x: Tensor, v: Tensor, points, gone) -> list:
     "The integral of $(1+τ²)Ψc$ times each basis polynomial over the steps."
-    rate, end = self._rate(x[:-1]), torch.exp(-2 * x[1:])
+    rate = self._rate(x[:-1])
+    end = torch.exp(-2 * x[1:])
     u, du, rule = _even(x[:-1], x[1:], 1 + rate.max().item())
     R = torch.exp(-2 * u)
     grow = torch.exp((1 + rate) / 2 * _fall(v, R, end)) * (1 + rate) * du
@@ -178,8 +179,10 @@ def _all_weights(self: ExponentialAdams, x: Tensor, v: Tensor, points, gone) -> 
 def _table(self: ExponentialAdams, grid: Grid) -> tuple[list, list, list, list]:
     "What reads f, at all times (n+1, ...); steps, steps again (n, ...); the end."
     x, v = self._levels(grid)
-    R, rate = torch.exp(-2 * x), self._rate(x[:-1])
-    c, fall = _noise_share(v, R), _fall(v, R[:-1], R[1:])
+    R = torch.exp(-2 * x)
+    rate = self._rate(x[:-1])
+    c = _noise_share(v, R)
+    fall = _fall(v, R[:-1], R[1:])
     kick = ((v + R[1:]) * -torch.expm1(rate * fall)).clamp(min=0).sqrt()
     fall = (1 + rate) / 2 * fall  # log Ψ
     points, gone = _past(x, self.predictions, 0.1)
@@ -232,18 +235,23 @@ def _others(sampler: ExponentialAdams, grid: Grid) -> list[Tensor]:
 @patch
 def _read(self: ExponentialAdams, c: tuple, here: Local, z: Tensor) -> tuple:
     "Observation; its deviation from the mean, and the residual f, along the axes."
-    y, chi, known = here.kernel.observe(z), here.data(z), isinstance(self.law, Gaussian)
-    mean, axes = self.law._mean.like(y) if known else 0.0, self._axes(here.grid)
+    y = here.kernel.observe(z)
+    chi = here.data(z)
+    known = isinstance(self.law, Gaussian)
+    mean = self.law._mean.like(y) if known else 0.0
+    axes = self._axes(here.grid)
     seen, expected = y - mean, chi - mean
     if axes:
-        seen, expected = axes.to_axes(seen), axes.to_axes(expected)
+        seen = axes.to_axes(seen)
+        expected = axes.to_axes(expected)
     return y, seen, c[0] * expected - c[1] * seen
 
 
 @patch
 def _observed(self: ExponentialAdams, grid: Grid, seen: Tensor) -> Tensor:
     "The observation from its deviation along the axes."
-    axes, known = self._axes(grid), isinstance(self.law, Gaussian)
+    axes = self._axes(grid)
+    known = isinstance(self.law, Gaussian)
     y = axes.from_axes(seen) if axes else seen
     return y + self.law._mean.like(y) if known else y
 

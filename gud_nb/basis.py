@@ -418,12 +418,12 @@ def _wavelets(n: int, name: str) -> Const:
     "The matrix of one level; one sample stays as it is."
     return Const(wavelet_matrix(n, name) if n > 1 else torch.ones(1, 1).double())
 
-
+# %% ../nbs/04_basis.ipynb #040021
 def _averages(n: int, j: int) -> int:
     "How many averages n samples have after j levels; one sample stays one."
     return max(1, n >> j)
 
-# %% ../nbs/04_basis.ipynb #040021
+
 def _check_levels(shape: tuple, name: str, levels: int):
     "A `ValueError` for more levels than both sides allow; it names a padding."
     require(levels >= 0, f"got levels={levels}, want 0 or more")
@@ -564,7 +564,8 @@ class Scaled(Basis):
                 f"want a number or shape {tuple(full)}: expand it",
             )
             object.__setattr__(self, name, v)
-        low, high = self.scale.min(), self.scale.max()
+        low = self.scale.min()
+        high = self.scale.max()
         require(
             bool(low > 0 and high.isfinite()),
             f"scales must be > 0 and finite: got {low:.3g} to {high:.3g}, "
@@ -748,11 +749,14 @@ def _has_shapes(basis: Basis):
 
 def _tried(basis: Basis, name: str, v: Tensor, shape: tuple) -> Tensor:
     "`forward` or `inverse` of a batch, if its answer has the right form."
-    f, before, who = getattr(basis, name), v.clone(), f"{type(basis).__name__}.{name}"
+    f = getattr(basis, name)
+    before = v.clone()
+    who = f"{type(basis).__name__}.{name}"
     fit = "let constants follow the data, by .to(x) or as a gud_nb.core.Const"
     kind = f"{v.dtype} on {v.device}"
     try:
-        out, alone = f(v), f(v[:1])
+        out = f(v)
+        alone = f(v[:1])
     except NotImplementedError:
         raise  # it says that the function is missing
     except Exception as e:
@@ -825,7 +829,8 @@ def _repr_html_(self: Basis) -> str:
 
 def _pictures(basis: Basis) -> str:
     "Eight of its patterns as HTML; nothing where data are no images."
-    sides, d = tuple(basis.data_shape), prod(basis.shape)
+    sides = tuple(basis.data_shape)
+    d = prod(basis.shape)
     if len(sides) not in (2, 3) or len(sides) == 3 and sides[0] not in (1, 3):
         return ""
     units = torch.zeros(min(d, 8), d)
@@ -968,7 +973,8 @@ class Pad(Basis):
 
     def __post_init__(self):
         _check_image(self.data_shape)
-        small, large = tuple(self.data_shape), tuple(self.shape)
+        small = tuple(self.data_shape)
+        large = tuple(self.shape)
         require(
             len(large) == len(small)
             and large[:-2] == small[:-2]
@@ -1021,7 +1027,9 @@ def energy_map(
 @patch
 def _energy(self: Basis, v: Tensor) -> Tensor:
     "From the patterns, a few at a time: for a basis without a faster way."
-    D, d, out = prod(self.shape), prod(self.data_shape), 0.0
+    D = prod(self.shape)
+    d = prod(self.data_shape)
+    out = 0.0
     for ids in torch.arange(D, device=v.device).split(max(1, 2**22 // max(D, d))):
         units = torch.nn.functional.one_hot(ids, D).to(v.dtype)
         patterns = self.inverse(units.reshape(-1, *self.shape)).flatten(1)
@@ -1114,7 +1122,8 @@ def _turns(n: int, back: bool) -> Const:
 def _fast_dct(x: Tensor) -> Tensor:
     "Cosine coefficients along the last axis, by an FFT (Makhoul, 1980)."
     n, half = x.shape[-1], x.shape[-1] // 2
-    v, c = torch.empty_like(x), torch.empty_like(x)
+    v = torch.empty_like(x)
+    c = torch.empty_like(x)
     v[..., : n - half] = x[..., ::2]
     v[..., n - half :] = x[..., 1::2].flip(-1)
     V = torch.fft.ihfft(v, norm="forward")  # without 1/n: the conjugate of rfft
@@ -1132,7 +1141,8 @@ def _fast_idct(c: Tensor) -> Tensor:
     )
     both = torch.complex(c[..., : half + 1], mirrored).conj()
     V = both * torch.view_as_complex(_turns(n, True).like(c))
-    v, x = torch.fft.irfft(V, n, norm="forward"), torch.empty_like(c)
+    v = torch.fft.irfft(V, n, norm="forward")
+    x = torch.empty_like(c)
     x[..., ::2] = v[..., : n - half]
     x[..., 1::2] = v[..., n - half :].flip(-1)
     return x
@@ -1177,7 +1187,8 @@ def _krylov(x: Tensor, mean: Tensor, Q: Tensor, depth: int) -> tuple[Tensor, Ten
 
 def _leading(x: Tensor, mean: Tensor, rank: int, tol: float) -> tuple[Tensor, Tensor]:
     "Leading variances and vectors by block Krylov iteration, with restarts."
-    n, d = len(x), len(mean)
+    n = len(x)
+    d = len(mean)
     block = min(d, rank + 10)
     depth = max(1, min(4, min(n, d) // block))
     g = torch.Generator().manual_seed(0)
@@ -1195,7 +1206,8 @@ def _leading(x: Tensor, mean: Tensor, rank: int, tol: float) -> tuple[Tensor, Te
 # %% ../nbs/04_basis.ipynb #04002a
 def _by_gram(x: Tensor, mean: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     "Leading variances and vectors from the (n, n) inner products of the data."
-    x, columns = x.flatten(1), range(0, len(mean), 2048)
+    x = x.flatten(1)
+    columns = range(0, len(mean), 2048)
     parts = ((x[:, i : i + 2048].double() - mean[i : i + 2048]) for i in columns)
     values, V = torch.linalg.eigh(sum(y @ y.mT for y in parts) / len(x))
     V = V.flip(1)[:, :rank]
@@ -1211,7 +1223,8 @@ def principal(
 ) -> Principal:  # mean, variances (rank,), vectors (d, rank), total
     "The leading principal components (covariance over n); memory grows as d·rank."
     mean, variances = component_moments(x)
-    n, d = len(x), mean.numel()
+    n = len(x)
+    d = mean.numel()
     require(1 <= rank <= d, f"got rank={rank}, want 1 to {d}: data of {d} numbers")
     if rank < n <= min(d, 2048):
         values, vectors = _by_gram(x, mean.flatten(), rank)

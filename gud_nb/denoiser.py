@@ -152,7 +152,8 @@ class Mixture(Law):
     __repr__ = brief
 
     def __post_init__(self):
-        m, comp = len(self.means), tuple(self.means.shape[1:])
+        m = len(self.means)
+        comp = tuple(self.means.shape[1:])
         require(m > 0 and len(comp) > 0, f"got means {(m, *comp)}, want (m ≥ 1, *comp)")
         v = torch.as_tensor(self.variances, dtype=torch.float64).detach().cpu()
         if v.ndim == 0 or v.shape == (m,):
@@ -183,7 +184,8 @@ class Mixture(Law):
 @patch
 def _posterior(self: Mixture, y: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
     "Log density (batch,) and posterior mean (batch, d) at y (batch, d), R (b or 1, d)."
-    mu, v = self._means.like(y).flatten(1), self._variances.like(y).flatten(1)
+    mu = self._means.like(y).flatten(1)
+    v = self._variances.like(y).flatten(1)
     pi = self._weights.like(y)
     if len(R) > 1 and len(v) > 1:  # nothing is shared: one state at a time
         parts = [self._posterior(*one) for one in zip(y.split(1), R.split(1))]
@@ -247,7 +249,8 @@ def sample(
 ) -> Tensor:  # (batch, *comp)
     "Draws of noisy data."
     self._checked(noise)
-    R, pi = noise_variance(log_snr, noise), self._weights.like(noise)
+    R = noise_variance(log_snr, noise)
+    pi = self._weights.like(noise)
     where = pi.cpu() if generator is None else pi.to(generator.device)
     j = torch.multinomial(where, len(noise), True, generator=generator).to(noise.device)
     v = self._variances.like(R)
@@ -476,7 +479,9 @@ def _one_level(R: Tensor) -> bool:
 @patch
 def _apply(self: Spectral, f, v: Tensor, R: Tensor) -> Tensor:
     "A function f(variance, R) of the spectrum, applied to v."
-    R, V, flat = R.flatten(1), self._vectors.like(v), v.flatten(1)
+    R = R.flatten(1)
+    V = self._vectors.like(v)
+    flat = v.flatten(1)
     if V.shape[1] == V.shape[0]:
         all_of_it = f(self._variances.like(R), R).to(v)
         return ((all_of_it * (flat @ V)) @ V.mT).reshape(v.shape)
@@ -616,7 +621,8 @@ def _noise(self: Dense, v: Tensor, R: Tensor, factor) -> Tensor:
     wide = torch.promote_types(v.dtype, torch.float32)  # half precision has no solver
     rows, out = [flat] if len(factor) == 1 else flat.split(1), []
     for v1, (W, L) in zip(rows, factor):
-        W, L = W.to(wide), L.to(wide)
+        W = W.to(wide)
+        L = L.to(wide)
         out.append(torch.cholesky_solve((v1.to(wide) * W).mT, L).mT / W)
     return torch.cat(out).reshape(v.shape).to(v)
 
@@ -625,7 +631,8 @@ def _noise(self: Dense, v: Tensor, R: Tensor, factor) -> Tensor:
 #| code-summary: "Root, determinant and variance of a dense law"
 @patch
 def root(self: Dense, v, R):
-    R, flat = self._levels(R), v.flatten(1)
+    R = self._levels(R)
+    flat = v.flatten(1)
     rows, out = [flat] if len(R) == 1 else flat.split(1), []
     for v1, r in zip(rows, R):
         values, U = torch.linalg.eigh(self._covariance.like(r) + torch.diag(r))
@@ -660,7 +667,8 @@ class LowRank(Gaussian):
 
     def __post_init__(self):
         _own(self, mean=self.mean, loadings=self.loadings, rest=self.rest)
-        d, F = self.mean.numel(), tuple(self.loadings.shape)
+        d = self.mean.numel()
+        F = tuple(self.loadings.shape)
         fits = len(F) == 2 and F[0] == d and self.rest.shape == self.mean.shape
         require(
             fits,
@@ -677,7 +685,8 @@ class LowRank(Gaussian):
 
     def factor(self, R):  # q and Sq (b, d), and the Cholesky factor of K (b, r, r)
         R = R.expand(-1, *self.shape).flatten(1)
-        F, psi = self._loadings.like(R), self._rest.like(R).flatten()
+        F = self._loadings.like(R)
+        psi = self._rest.like(R).flatten()
         q, Sq = R / (psi + R), 1 / (psi + R)
         K = (F.mT * Sq[:, None]) @ F
         K.diagonal(dim1=1, dim2=2).add_(1)
@@ -774,7 +783,8 @@ def to_axes(
     v: Tensor,  # (batch, *comp)
 ) -> Tensor:  # (batch, r), or (batch, r + d)
     "Along the eigenvectors; behind that, what is orthogonal to all of them."
-    V, flat = self._vectors.like(v), v.flatten(1)
+    V = self._vectors.like(v)
+    flat = v.flatten(1)
     along = flat @ V
     if V.shape[0] == V.shape[1]:
         return along
@@ -799,7 +809,8 @@ def gaussian(
     rank: int | None = None,  # keep so many eigenvectors; None: all
 ) -> Gaussian:
     "A Gaussian law from its moments."
-    mean, cov = mean.double(), cov.double()
+    mean = mean.double()
+    cov = cov.double()
     if cov.shape == mean.shape:
         return Independent(mean, cov)
     d = mean.numel()
@@ -837,7 +848,8 @@ def fit_gaussian(
     "The Gaussian law with the data's mean and covariance; shrunk where n ≤ d."
     if independent:
         return Independent(*component_moments(chi))
-    n, d = len(chi), chi[0].numel()
+    n = len(chi)
+    d = chi[0].numel()
     r = _rank(rank, d)
     if r >= n - 1 and n <= d:
         return _shrunk(chi)
@@ -849,7 +861,8 @@ def _shrunk(chi: Tensor) -> Spectral:
     "The covariance shrunk towards a multiple of the identity (Ledoit & Wolf 2004)."
     from sklearn.covariance import ledoit_wolf_shrinkage
 
-    n, d = len(chi), chi[0].numel()
+    n = len(chi)
+    d = chi[0].numel()
     require(n >= 2, f"got {n} image: a covariance needs at least 2")
     p = principal(chi, n - 1)
     centred = chi.flatten(1).double() - p.mean.flatten()
@@ -868,7 +881,8 @@ def in_basis(
     basis: Basis,  # of data of this law's shape
 ) -> Gaussian:  # a `Spectral` law of a spectral one and a rotation, else a `Dense` one
     "The law of `basis(x)`, where x has this law."
-    got, want = tuple(self.shape), tuple(basis.data_shape)
+    got = tuple(self.shape)
+    want = tuple(basis.data_shape)
     require(got == want, f"got a law of {got} and a basis for data {want}: want equal")
     zero, mean = basis(torch.zeros_like(self.mean)[None]), basis(self.mean[None])[0]
 
@@ -1004,7 +1018,8 @@ def v_from_data(
 ) -> Tensor:  # (batch, *comp)
     "Velocity $v = αε - ασχ$ (Salimans & Ho 2022)."
     R = noise_variance(log_snr, y)
-    alpha, sigma = (1 + R).rsqrt().to(y), R.sqrt().to(y)
+    alpha = (1 + R).rsqrt().to(y)
+    sigma = R.sqrt().to(y)
     return alpha * ((y - chi) / sigma - sigma * chi)
 
 

@@ -69,7 +69,8 @@ class LinearDiffusion:
         require(why is None, f"this recipe cannot generate: {why}")
         if self.by_snr:
             object.__setattr__(self, "schedule", _by_snr(self))
-        r, s = tuple(self.recipe.shape), tuple(self.schedule.shape)
+        r = tuple(self.recipe.shape)
+        s = tuple(self.schedule.shape)
         require(
             not r or not s or len(r) == len(s),
             f"the recipe has component axes {r}, the schedule {s}: "
@@ -257,7 +258,8 @@ def lift(
 def _fits(self: LinearDiffusion, t: float | Tensor, z: Tensor) -> Tensor:
     "Times as a tensor; raise unless there is one for all images, or one for each."
     t = _time(t)
-    n, batch = t.numel(), len(_batched("a state", z))
+    n = t.numel()
+    batch = len(_batched("a state", z))
     require(n in (1, batch), f"got {n} times for a batch of {batch}, want 1 or {batch}")
     return t
 
@@ -280,7 +282,8 @@ def perturb(
     )
     B = self.B(self._fits(t, chi), noise)
     Phi, _, L = transition(self.recipe, B, self.Sigma0, checked=True)
-    Phi, L = state_layout(Phi), state_layout(L)
+    Phi = state_layout(Phi)
+    L = state_layout(L)
     if aux is None:  # Φ acts on (χ, 0, ...): its first column is enough
         mean = Phi[:, :, 0].to(chi) * chi[:, None]
     else:
@@ -489,25 +492,28 @@ def score(
     "The score of the state from a posterior mean."
     return self.kernel(t, z).score(z, chi)
 
-
+# %% ../nbs/05_diffusion.ipynb #gv050001
 @patch
 def log_snr(
     self: LinearDiffusion,
     t: float | Tensor,  # () or (n,), in (0, 1]
-    like: Tensor,  # (batch, k, *comp) a state, for its shape
+    # (batch, k, *comp) a state, for its shape; None: that of the schedule or the recipe
+    like: Tensor | None = None,
 ) -> Tensor:  # (n or 1, *comp or 1s) float64
     "λ(t) = log |w|², the log signal-to-noise ratio of all phases together."
+    if like is None:
+        comp = tuple(self.schedule.shape) or tuple(self.recipe.shape) or (1,)
+        like = torch.zeros(1, self.k, *comp)
     return self.frame(t, like).log_snr
 
-# %% ../nbs/05_diffusion.ipynb #gv050001
+
 @patch
 def log_snrs(
     self: LinearDiffusion,
     t: Tensor,  # (n,) in (0, 1]
 ) -> Tensor:  # (n, components) float64
     "The log-SNRs of all phases together, a column for each component."
-    comp = tuple(self.schedule.shape) or tuple(self.recipe.shape) or (1,)
-    return self.log_snr(t, torch.zeros(1, self.k, *comp)).reshape(len(t), -1)
+    return self.log_snr(t).reshape(len(t), -1)
 
 # %% ../nbs/05_diffusion.ipynb #8lsik569
 @patch
@@ -577,8 +583,10 @@ def covariance(
     variance: float | Tensor | None = None,  # () or (*comp) of the data; None: at 0
 ) -> Tensor:  # (*t.shape, *comp or 1s, k, k) float64
     "The covariance of the state at time t: of its noise, and of Gaussian data."
-    t, C = _time(t), self.start_of(variance)
-    B, own = self.schedule.B(t), tuple(self.schedule.shape)
+    t = _time(t)
+    C = self.start_of(variance)
+    B = self.schedule.B(t)
+    own = tuple(self.schedule.shape)
     comp = self.recipe.shape if C is None else tuple(C.shape[:-2]) or self.recipe.shape
     lead = tuple(B.shape)[: B.ndim - len(own)]
     B = B.reshape((*lead, *(own or (1,) * len(comp))))
@@ -687,7 +695,8 @@ class SNRTable:
     ) -> tuple[Tensor, Tensor]:  # B (...), and its slope dB/dγ (...)
         "B at γ, and its slope; -∞, where there is no noise, gives 0."
         _in_table(gamma)
-        knots, c = self._knots.like(gamma), self._cubics.like(gamma)
+        knots = self._knots.like(gamma)
+        c = self._cubics.like(gamma)
         i = (torch.searchsorted(knots, gamma.contiguous()) - 1).clamp(0, len(c) - 1)
         none = gamma == -inf
         u = torch.where(none, 0.0, gamma - knots[i])

@@ -56,7 +56,8 @@ def final_variances(
     noise.requires_grad_()
     x = _final_position(sampler, grid, Score(diffusion, law), z, noise).sum()
     row, kicks = torch.autograd.grad(x, (z, noise), materialize_grads=True)
-    row, C = row[0].movedim(0, -1), marginal_covariance(diffusion, law, times[0])
+    row = row[0].movedim(0, -1)
+    C = marginal_covariance(diffusion, law, times[0])
     own = (row[..., None, :] @ C @ row[..., None])[..., 0, 0]
     return own + kicks.square().reshape(-1, *law.shape).sum(0)
 
@@ -115,7 +116,8 @@ def _few(
     law: Independent, counts: Tensor, most: int = 40
 ) -> tuple[Independent, Tensor]:
     "Components of about equal variance as one, at most 40: for one schedule."
-    v, counts = law.variances.flatten(), counts.flatten()
+    v = law.variances.flatten()
+    counts = counts.flatten()
     level = v.clamp(min=1e-9 * v.max().item() + 1e-300).log()
     width = (level.max() - level.min()) / most + 1e-12
     i = ((level - level.min()) / width).long().clamp(max=most - 1)

@@ -173,7 +173,8 @@ def _even(first: Tensor, last: Tensor, rate: float = 1.0) -> tuple:
 def _moments(h: Tensor, n: int) -> list[Tensor]:
     "$∫_0^1 s^k e^{hs} ds$ for k below n: by recursion, or by series where h is small."
     small = h.abs() < 0.5
-    near, far = torch.where(small, h, 0.0), torch.where(small, 1.0, h)
+    near = torch.where(small, h, 0.0)
+    far = torch.where(small, 1.0, h)
     terms, e = 14, far.exp()
     out, last = [], None
     for k in range(n):
@@ -256,7 +257,8 @@ def _lagrange_slope(x: Tensor, points: list, gone: list) -> list[Tensor]:
     "Their derivatives."
     out = []
     for j in range(len(points)):
-        ell, slope = (~gone[j]).to(x), torch.zeros_like(x)
+        ell = (~gone[j]).to(x)
+        slope = torch.zeros_like(x)
         for factor, rise in _factors(x, points, gone, j):
             slope, ell = slope * factor + ell * rise, ell * factor
         out.append(slope)
@@ -268,7 +270,8 @@ def _lagrange_slope(x: Tensor, points: list, gone: list) -> list[Tensor]:
 def _gauss(m: int) -> tuple[Tensor, Tensor, Tensor]:
     "Gauss points on [0, 1], their weights (m,), and those of integrals up to each."
     x, w = np.polynomial.legendre.leggauss(m)
-    P, n = np.polynomial.legendre.legvander(x, m), np.arange(m)
+    P = np.polynomial.legendre.legvander(x, m)
+    n = np.arange(m)
     rise = np.concatenate([1 + x[:, None], (P[:, 2:] - P[:, :-2]) / (2 * n[1:] + 1)], 1)
     up_to = rise * (2 * n + 1) @ (P[:, :-1] * w[:, None]).T / 4
     return tuple(map(torch.as_tensor, ((1 + x) / 2, w / 2, up_to)))
@@ -287,7 +290,8 @@ class _Nodes:
     last: Tensor  # (n, ...) B where they end
 
     def __post_init__(self):
-        high, low = gamma_from_B(self.first), gamma_from_B(self.last)
+        high = gamma_from_B(self.first)
+        low = gamma_from_B(self.last)
         widest = (high - low).abs().max().item()
         points, *rule = next(_RULES[most] for most in _RULES if widest <= most)
         gamma = high + (low - high) * after_batch(points, high.ndim + 1)
@@ -439,7 +443,8 @@ def adaptive(
     _stepped(a, b, first, max_steps)
     s = torch.full((len(y),), a, dtype=exact(y), device=y.device)
     start = abs(b - a) / 20 if first is None else first
-    h, spent = torch.full_like(s, math.copysign(start, b - a)), torch.ones_like(s)
+    h = torch.full_like(s, math.copysign(start, b - a))
+    spent = torch.ones_like(s)
     slope = f(y, s)
     of_shape("a velocity", slope, y.shape)
     for tries in count():
@@ -453,7 +458,8 @@ def adaptive(
         _goes_on(off, s, left, tries, max_steps, time)
         good, spent = off <= 1, spent + 6 * (left != 0)
         wide = after_batch(good, y.ndim)
-        y, slope = torch.where(wide, new, y), torch.where(wide, last, slope)
+        y = torch.where(wide, new, y)
+        slope = torch.where(wide, last, slope)
         s = torch.where(good, torch.where(arrives, b, s + h), s)
         h = h * (0.9 * off.clamp(min=1e-9) ** -0.2).clamp(0.2, 5)
         if report is not None:
@@ -466,7 +472,8 @@ def _goes_on(off: Tensor, s: Tensor, left: Tensor, tries: int, max_steps: int, t
     "Raise where an error estimate is not finite, or too many steps have been tried."
     bad = ~off.isfinite()
     if bool(bad.any()):
-        at, size = time(s[bad][0].item()), off[bad][0].item()
+        at = time(s[bad][0].item())
+        size = off[bad][0].item()
         require(
             False,
             f"it breaks down at t = {at:.4g} in step {tries + 1}: got an error "
@@ -525,7 +532,8 @@ def gaussian_distance(
     gap = (got[..., 0, 0].sqrt() - law.variances.sqrt()) ** 2
     counts = torch.ones_like(gap) if counts is None else counts
     of_kind("counts", counts, Tensor, "a tensor of numbers ≥ 0")
-    got, want = tuple(counts.shape), tuple(gap.shape)
+    got = tuple(counts.shape)
+    want = tuple(gap.shape)
     ok = got == want and bool((counts >= 0).all() and 0 < counts.sum() < math.inf)
     require(ok, f"got counts of shape {got}, want numbers ≥ 0, {want}, not all 0")
     return ((counts * gap).sum() / (counts * law.variances).sum()).sqrt().item()
@@ -540,7 +548,8 @@ def _spin(r: Recipe, frame: Frame) -> Tensor:
 
 def _rotation(angle: Tensor) -> Tensor:
     "exp of [[0, angle], [-angle, 0]], (..., 2, 2)."
-    c, s = angle.cos(), angle.sin()
+    c = angle.cos()
+    s = angle.sin()
     return torch.stack([c, s, -s, c], -1).unflatten(-1, (2, 2))
 
 
@@ -575,10 +584,8 @@ def _noise_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[T
     "For each earlier point $∫Ψ½DR^{-⊤}ℓ_j dB$ over some steps; the turn over each."
     if grid.recipe.k == 1:
         return _noise_weights_one(grid, steps, points, gone)
-    r, nodes = (
-        grid.recipe.on(grid.B.device),
-        _Nodes(grid.B[:-1][steps], grid.B[1:][steps]),
-    )
+    r = grid.recipe.on(grid.B.device)
+    nodes = _Nodes(grid.B[:-1][steps], grid.B[1:][steps])
     f, way = nodes.frames(grid), nodes.dB[..., None, None]
     O, turn = _turns(nodes, _spin(r, f) * way)
     if len(points) == 1:
@@ -808,7 +815,8 @@ def coefficients(self: Splitting, grid: Grid):
 
 @patch
 def update(self: Splitting, c, here, there, z, noise, past):
-    c, draws = iter(c), iter(_draws(noise, self.noises))
+    c = iter(c)
+    draws = iter(_draws(noise, self.noises))
     for letters, when in self.parts:
         score = None if when is None else (here, there)[when].score(z)
         z = act(next(c), z)

@@ -49,7 +49,8 @@ def nats_to_bits(
     dims: int,  # numbers in a datum
     levels: int = 256,  # that each of them can take
 ) -> Tensor | float:  # the shape of `nats`
-    "Bits per dimension of data with levels, from their dequantised log density."
+    """Bits per dimension of data with levels, from their dequantised log density, as
+    `log_prob` has it, or from a bound of it, as `elbo` has it."""
     return -nats / (dims * math.log(2)) - math.log2(2 / (levels - 1))
 
 # %% ../nbs/09_likelihood.ipynb #090005
@@ -304,7 +305,8 @@ def _combine(
     tighten: bool,  # average densities, not logs
 ) -> Estimate:
     "The average of draws, and its standard error."
-    n, once = len(W), torch.full_like(W[0], math.nan)
+    n = len(W)
+    once = torch.full_like(W[0], math.nan)
     if not drawn:
         return Estimate(W[0], torch.zeros_like(W[0]))
     if not tighten:
@@ -491,7 +493,8 @@ def log_prob(
     state = chi.new_zeros(len(chi), diffusion.k, *chi.shape[1:])
     probe = _probe(probe, state[0].numel())
     _check_draws(probe, draws, tighten, steps)
-    t0, law = _first(diffusion, state, t0), _law(prior, chi)
+    t0 = _first(diffusion, state, t0)
+    law = _law(prior, chi)
     control = None if probe is unit_vectors else _control(model, law)
     last = Score(diffusion, law)
     noisy = diffusion.k > 1 or blur
@@ -515,7 +518,7 @@ def bits_per_dim(
     generator: torch.Generator | None = None,  # of all that is drawn
     **how,  # the other arguments of log_prob
 ) -> Estimate:  # (batch,) bits, lower is better
-    "Bits per dimension of data with levels, by uniform dequantisation."
+    "Bits per dimension of data with levels, by dequantisation and `log_prob`."
     n = x[0].numel()
     probe = _probe(how.get("probe"), n * _parts(model)[0].k)
     _check_draws(probe, draws, tighten, how.get("steps"))
@@ -564,7 +567,8 @@ def _divergence(
     log_snr: Tensor,  # (batch or 1, *comp or 1s) at t = 1
 ) -> Tensor:  # (batch,)
     "KL of the law of the observation, given the data, from that under the prior."
-    R, v = noise_variance(log_snr, chi), chi.to(log_snr)
+    R = noise_variance(log_snr, chi)
+    v = chi.to(log_snr)
     v = v - law.mean.to(v)
     each = v * law.solve(v, R) - law.variance(R) / R
     volume = law.log_det(R) - _over_components(R.log(), v.shape[1:])
@@ -673,14 +677,17 @@ def elbo(
     prior: Gaussian | Tensor | float = 0.0,  # law or variances of data, for both ends
     generator: torch.Generator | None = None,  # of all that is drawn
 ) -> Estimate:  # (batch,) nats
-    "Lower bound of the log density under the stochastic process (Song et al. 2021)."
+    """Lower bound of the log density under the stochastic process (Song et al. 2021);
+    `nats_to_bits` makes of it an upper bound of the bits."""
     diffusion, basis, score = _parts(model, labels)
     require(draws >= 1, f"want at least one draw: got {draws}")
     chi, volume = _components(basis, x)
     state = chi.new_zeros(len(chi), diffusion.k, *chi.shape[1:])
-    t0, law = _first(diffusion, state, t0), _law(prior, chi)
+    t0 = _first(diffusion, state, t0)
+    law = _law(prior, chi)
     var = _decoder_variances(law, chi)
-    near, known = torch.where(var > 0, var, 1.0), bool(var.any())
+    near = torch.where(var > 0, var, 1.0)
+    known = bool(var.any())
     times = equal_portions(diffusion, state, t0, near)
     snr, last = (diffusion.log_snr(t, state).exp() for t in (t0, 1.0))
     exactly = chi.to(snr)

@@ -121,7 +121,8 @@ def spread_times(
     device=None,  # of the times; None: the generator's
 ) -> Tensor:  # (n,) float64, in random order
     "Times in [eps, 1], each uniform, together evenly spread (Kingma et al. 2021)."
-    n, eps = whole_number("n", n, 1), _smallest(eps)
+    n = whole_number("n", n, 1)
+    eps = _smallest(eps)
     of_kind("generator", generator, torch.Generator | None, "a torch.Generator or None")
     where = generator.device if generator is not None else device
     u = torch.rand((), generator=generator, device=where, dtype=torch.float64)
@@ -215,7 +216,8 @@ def snr_times(
 ) -> Callable:  # (u (batch,), another diffusion) -> times (batch,) float64
     "A function of uniform u: times with the log-SNRs of the cosine schedule."
     _process(diffusion)
-    n, eps = whole_number("n", n, 32), _smallest(eps)
+    n = whole_number("n", n, 32)
+    eps = _smallest(eps)
     ok = 0 <= real_number("share", share) <= 1
     require(ok, f"want a share in [0, 1]: got share={share}")
     v, p = _by_variance(variances, weights)

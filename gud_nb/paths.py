@@ -59,17 +59,18 @@ class Rising(Sampler):
         "Of convergence; a method with a memory has it on long stretches only."
         return self.sampler.order
 
-    @property
-    def by_component(self) -> bool:
-        "Whether components differ even under one schedule."
-        return self.sampler.by_component
-
 # %% ../nbs/08d_paths.ipynb #ghvjcsal
 def _stretches(path: Tensor) -> list[tuple[int, int]]:
     "Where each stretch over which a path falls begins and ends."
     falls = [False, *(path.diff() < 0).tolist(), False]
     turns = [i for i, (a, b) in enumerate(zip(falls, falls[1:])) if a != b]
     return list(zip(turns[::2], turns[1::2]))
+
+
+@patch(as_prop=True)
+def by_component(self: Rising) -> bool:
+    "Whether components differ even under one schedule."
+    return self.sampler.by_component
 
 
 @patch

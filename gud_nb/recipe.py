@@ -275,7 +275,8 @@ def phase_space(
     "Every process of two phases with the law $N(x; 0, 1) N(m; 0, M)$, one per entry."
     Gamma, nu, M, q, rho = _phase_numbers(Gamma, nu, M, q, rho)
     c = rho * (Gamma * M * nu).sqrt()
-    zero, one = torch.zeros_like(M), torch.ones_like(M)
+    zero = torch.zeros_like(M)
+    one = torch.ones_like(M)
 
     def matrix(*entries):
         return torch.stack(entries, -1).unflatten(-1, (2, 2))
@@ -426,7 +427,8 @@ def _reached(self: Recipe) -> Tensor:  # (..., k) bool
 
 @patch_derived
 def _inadmissible(self: Recipe) -> str | None:
-    modes, size = torch.linalg.eigvals(self._white), torch.linalg.norm(self._white)
+    modes = torch.linalg.eigvals(self._white)
+    size = torch.linalg.norm(self._white)
     slowest = modes.real.amax(-1)
     kept = slowest >= -1e-14 * size
     if not kept.any():
@@ -490,7 +492,8 @@ def _rows(one: Callable, D: Callable, H: Callable, z: Tensor) -> Tensor:
     )
     d, state = z.shape[-1], z.reshape(-1, z.shape[-1])
     if len(state):
-        noise, energy = D(state[0]), H(state[0])
+        noise = D(state[0])
+        energy = H(state[0])
         require(
             noise.shape == (d, d),
             f"D and Q take one state ({d},) and give ({d}, {d}): "

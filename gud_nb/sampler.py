@@ -81,16 +81,18 @@ class Sampler:
         "One step; subclasses define it."
         raise NotImplementedError(f"{type(self).__name__} must define update")
 
-    def __repr__(self) -> str:
-        facts = ", ".join(f"{n}={getattr(self, n)}" for n in _fields(Sampler))
-        return f"{type(self).__name__}({facts})"
-
 # %% ../nbs/08_sampler.ipynb #4eufffyi
 #| code-fold: true
 #| code-summary: "Checks: a sampler's facts, and its times"
 def _fields(cls) -> dict:
     "The annotated names of a class."
     return vars(cls).get("__annotations__", {})
+
+
+@patch
+def __repr__(self: Sampler) -> str:
+    facts = ", ".join(f"{n}={getattr(self, n)}" for n in _fields(Sampler))
+    return f"{type(self).__name__}({facts})"
 
 
 def _ticks(times, rises: bool = False) -> Tensor:
@@ -497,7 +499,8 @@ def _sampler(sampler) -> Sampler:
 #| code-summary: "Check: coefficients are laid out as states are"
 def _laid_out(sampler: Sampler, table: list, grid: Grid):
     "Raise unless coefficients have a row for each step, and the axes of components."
-    n, comp = len(grid.t), tuple(grid.like.shape[2:])
+    n = len(grid.t)
+    comp = tuple(grid.like.shape[2:])
     for c in table:
         got = tuple(c.shape)
         last = got[len(got) - len(comp) :] if len(got) > len(comp) + 1 else ()
@@ -542,7 +545,7 @@ def prepare(
             part = Grid(grid.diffusion, times, grid.like)
         yield from _rows(sampler, part, score)[i - first :]
 
-
+# %% ../nbs/08_sampler.ipynb #wme8npy6
 def denoise(
     diffusion: LinearDiffusion,  # the process
     score,  # a Score, a model, or a function (z, t) -> score
@@ -730,7 +733,8 @@ class SSCS(Sampler):
         first = analytic_step(r, B[:-1] - middle)
         second = analytic_step(r, middle - B[1:])
         dB = (B[:-1] - B[1:])[..., None, None]
-        D, pull = state_layout(dB * r.D), state_layout(dB * (r.D @ r.H))
+        D = state_layout(dB * r.D)
+        pull = state_layout(dB * (r.D @ r.H))
         return *first, D, _eye(grid) + pull, *second
 
     def update(self, c, here, there, z, noise, past):
@@ -1026,7 +1030,8 @@ def _components(shape: tuple | None) -> tuple:
 
 def _starts_as(C: Tensor, like: Tensor) -> Tensor:
     "A covariance of the first states, checked, in double precision."
-    got, want = tuple(floating("C", C).shape), tuple(like.shape)
+    got = tuple(floating("C", C).shape)
+    want = tuple(like.shape)
     fits = len(got) <= len(want) and all(
         a in (1, b) for a, b in zip(got[::-1], want[::-1])
     )

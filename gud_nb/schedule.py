@@ -313,7 +313,8 @@ def _curves(source, t: Tensor, groups: Tensor | None, variances, most: int) -> t
     "Log-SNRs (n, m) of a few components or of groups, and the name of each."
     more = torch.as_tensor(variances, dtype=torch.float64).flatten().log()
     middle = (source.log_snrs(t[len(t) // 2 :][:1]) + more)[0]
-    d, pick = len(middle), torch.linspace(0, len(middle) - 1, min(len(middle), most))
+    d = len(middle)
+    pick = torch.linspace(0, len(middle) - 1, min(len(middle), most))
     if groups is None:
         order = middle.argsort(stable=True) if d > most else torch.arange(d)
         at = order[pick.round().long()]
@@ -355,7 +356,9 @@ def plot_snr(
     if isinstance(source, dict):
         require(0 < len(source) <= 6, f"got {len(source)} sources, want 1 to 6")
         lines = [s.log_snrs(t).mean(1) for s in source.values()]
-        lines, names, title = torch.stack(lines, 1), list(source), None
+        lines = torch.stack(lines, 1)
+        names = list(source)
+        title = None
     else:
         lines, names = _curves(source, t, groups, variances, 6)
         title = "component" if groups is None else None
@@ -376,7 +379,8 @@ def plot_snr(
 @as_html
 def _repr_html_(self: Schedule) -> str:
     t = torch.linspace(1e-3, 1, 61, dtype=torch.float64)
-    ends, shape = self.B(t[[0, -1]]), tuple(self.shape)
+    ends = self.B(t[[0, -1]])
+    shape = tuple(self.shape)
     facts = {"components": shape or "one schedule for all"}
     facts |= {"B(0.001)": brief(ends[0]), "B(1)": brief(ends[1])}
     lines = _curves(self, t, None, 1.0, 6)[0].clamp(-25, 25)
@@ -481,7 +485,8 @@ def nested(
     gamma_max: float = 3.0,  # and after it
 ) -> LinearGamma:  # of shape (*comp)
     "Components noised in the outer order; where it is equal, in the inner one."
-    outer, inner = _order(outer), _order(inner)
+    outer = _order(outer)
+    inner = _order(inner)
     _same_shape(outer, inner)
     require(
         0 <= a < float("inf") and 0 <= b < 1,
@@ -500,7 +505,8 @@ def blend(
     w: float,  # 0 is the first, 1 the second, in [0, 1]
 ) -> Tensor:  # (*comp), with the range of the first
     "An order on the way from one to another."
-    first, second = _order(first), _order(second)
+    first = _order(first)
+    second = _order(second)
     _same_shape(first, second)
     require(0 <= w <= 1, f"w must be in [0, 1]: got {w}")
     mixed = (1 - w) * _rank(first) + w * _rank(second)
@@ -532,7 +538,8 @@ def _ordered(schedule: LinearGamma, level: Tensor) -> tuple:
 
 def _distinct(schedule: Schedule, level: Tensor) -> tuple[Callable, Tensor]:
     "t -> (times, d), unknown shares of different components; how many of each (d,)."
-    at, many = slice(None), torch.ones(level.numel(), dtype=torch.long)
+    at = slice(None)
+    many = torch.ones(level.numel(), dtype=torch.long)
     if isinstance(schedule, LinearGamma):
         schedule, level, many = _ordered(schedule, level)
     elif not schedule.shape:
@@ -719,7 +726,8 @@ def tilted(
 ) -> LinearGamma:  # of shape (*comp)
     "Soft conditioning whose order is tilted towards another one, or away from it."
     require(-1 <= w <= 1, f"w must be in [-1, 1]: got {w}")
-    variances, other = _positive(variances), _order(other)
+    variances = _positive(variances)
+    other = _order(other)
     order = blend(-variances.log(), other if w >= 0 else -other, abs(w))
     return soft_conditioning(variances, a, order=order, **ends)
 
@@ -733,7 +741,8 @@ def continued(
 ) -> LinearGamma:  # of shape (*comp)
     "A sequential schedule under which the first components stay at the least noise."
     order = _order(order)
-    values, k = order.unique(), int(known)
+    values = order.unique()
+    k = int(known)
     require(
         0 <= k < len(values),
         f"known must be from 0 to below {len(values)}, the number of steps in this "
