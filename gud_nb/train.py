@@ -502,7 +502,7 @@ def _source(model: DiffusionModel, data, labels):
         labels, data = data.labels if labels is None and classes else labels, data.x
     if isinstance(data, Tensor) or not hasattr(data, "loader"):
         data = checked_images(data, model.basis)
-        return Tensors(data, model._labels(labels, len(data)), name)
+        return Tensors(data, model.checked_labels(labels, len(data)), name)
     require(labels is None, "got labels beside a source, which has its own: leave them")
     want = tuple(model.basis.data_shape)
     require(
