@@ -72,7 +72,8 @@ from .integrators import DEIS, DPMSolver, ancestral
 
 # %% ../nbs/15c_cli.ipynb #w738d5kd
 from .likelihood import dequantise, elbo, nats_to_bits
-from .model import DiffusionModel, ScoreModel, bare_network, from_pretrained
+from .model import DiffusionModel, ScoreModel, bare_network
+from .saved import from_pretrained
 
 # %% ../nbs/15c_cli.ipynb #h5x2k344
 from .runs import Log
@@ -1174,7 +1175,9 @@ def _numbers(out: str, n: int, images: int) -> Path:
     )
     return check_place(path)
 
-
+# %% ../nbs/15c_cli.ipynb #15comp4r
+#| code-fold: true
+#| code-summary: "What would be wrong after the sampling"
 def _comparable(
     name: str, model: DiffusionModel, data: str | None, fd: bool, bits: bool
 ) -> str:
