@@ -535,7 +535,7 @@ def sample_given(
     times = default_grid(model.diffusion) if times is None else times
     how = dict(callback=callback, progress=progress)
     source, training, found = image_noise(generator), model.training, []
-    labels = model._labels(labels, len(o))
+    labels = model.checked_labels(labels, len(o))
     model.eval()
     try:
         for i in range(0, len(o), whole_number("batch", batch, 1)):

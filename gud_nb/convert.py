@@ -21,7 +21,7 @@ from .basis import Pixel
 from .build import choose
 from .core import one_line, require, shown
 from .diffusion import LinearDiffusion, hsm
-from .model import build_network
+from .saved import build_network
 from .ncsnpp import NCSNpp, OfficialModel
 from .network import count_parameters
 from .recipe import psld, vp

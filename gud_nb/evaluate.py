@@ -27,7 +27,7 @@ from gud_nb.core import (
     save_folder,
     shown,
 )
-from .model import build_network
+from .saved import build_network
 
 # %% ../nbs/13_evaluate.ipynb #130005
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _start(
     kernel = d.kernel(1.0, of_known)
     seen = act(kernel.T, of_known, kernel.phi * chi[:, None])
     twice = torch.cat([of_prior, -of_prior]), known, torch.cat([seen, seen])
-    z, mirrored = model.prior(*twice).chunk(2)
+    z, mirrored = model.prior_given(*twice).chunk(2)
     if not aimed:
         return z
     mean = sum(_posterior_mean(score, y, 1.0, d) for y in (z, mirrored)) / 2

@@ -34,16 +34,10 @@ from gud_nb.core import (
 # %% ../nbs/14b_guidance.ipynb #14b0003
 from .denoiser import Score, noise_variance
 from .diffusion import LinearDiffusion
-from gud_nb.model import (
-    DiffusionModel,
-    PhaseModel,
-    ScoreModel,
-    _integers,
-    _part,
-    build_network,
-)
+from .model import DiffusionModel, PhaseModel, ScoreModel, whole_labels
 from .network import Conditioning, ResidualBlock, zeroed
 from .objective import Draws, cosine_levels, time_levels
+from .saved import build_network, build_part
 
 # %% ../nbs/14b_guidance.ipynb #14b0006
 def _slope(log_prob: Callable, y: Tensor, log_snr) -> Tensor:
@@ -309,11 +303,11 @@ class _ByClassifier:
         wanted = for_class(self.classifier, labels)
         return guided_score(free, self.diffusion, wanted, guidance)
 
-    def _labels(self, labels, n: int, device=None) -> Tensor | None:
+    def checked_labels(self, labels, n: int, device=None) -> Tensor | None:
         "Labels (n,), checked against the classes of the classifier."
         if labels is None:
             return None
-        labels, classes = _integers(labels, n), self.classifier.classes
+        labels, classes = whole_labels(labels, n), self.classifier.classes
         ok = labels.device.type != "cpu" or bool(
             ((labels >= 0) & (labels < classes)).all()
         )
@@ -405,7 +399,7 @@ def load_noisy_classifier(
         weights = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
         how = dict(about["config"]), weights, 2**16
         network = build_network(NoisyEncoder, *how)
-        parts = [_part(n, about[n], tensors, ()) for n in ("basis", "mean")]
+        parts = [build_part(n, about[n], tensors, ()) for n in ("basis", "mean")]
         found = NoisyClassifier(network, *parts, about["variance"])
         found.about = dict(about["about"])
     return found.float().eval().requires_grad_(False)

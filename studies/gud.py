@@ -51,13 +51,7 @@ from gud_nb.files import cifar10, fashion_mnist
 from gud_nb.integrators import DEIS, DPMSolver
 from gud_nb.likelihood import dequantise, elbo, nats_to_bits
 from gud_nb.loss import active_only, snr_times
-from gud_nb.model import (
-    DiffusionModel,
-    PhaseModel,
-    ScoreModel,
-    fit_law,
-    from_pretrained,
-)
+from gud_nb.model import DiffusionModel, PhaseModel, ScoreModel, fit_law
 from gud_nb.network import UNet, bands
 from gud_nb.objective import (
     Denoising,
@@ -69,6 +63,7 @@ from gud_nb.objective import (
 )
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import Sampler, evaluations, fastest
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import (
     Family,
     LinearBeta,

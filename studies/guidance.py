@@ -39,9 +39,10 @@ from gud_nb.guidance import (
     train_noisy_classifier,
     with_classifier,
 )
-from gud_nb.model import DiffusionModel, ScoreModel, fit_law, from_pretrained
+from gud_nb.model import DiffusionModel, ScoreModel, fit_law
 from gud_nb.network import UNet
 from gud_nb.recipe import vp
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import LinearBeta
 from gud_nb.train import Training, fit
 

@@ -69,11 +69,12 @@ from gud_nb.levels import (
     shared_shares,
 )
 from gud_nb.likelihood import dequantise, elbo, nats_to_bits
-from gud_nb.model import ScoreModel, fit_law, from_pretrained
+from gud_nb.model import ScoreModel, fit_law
 from gud_nb.network import UNet
 from gud_nb.objective import Denoising, for_images, for_likelihood, schedule_levels
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import ImageNoise, evaluations, fastest, image_noise
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import Family, LinearGamma, nested
 from gud_nb.train import Training, fit
 

@@ -29,9 +29,10 @@ from gud_nb.basis import Pixel
 from gud_nb.diffusion import LinearDiffusion
 from gud_nb.evaluate import feature_extractor, frechet_distance
 from gud_nb.files import fashion_mnist
-from gud_nb.model import ScoreModel, fit_law, from_pretrained
+from gud_nb.model import ScoreModel, fit_law
 from gud_nb.network import UNet
 from gud_nb.recipe import vp
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import LinearBeta
 
 HERE = Path(__file__).resolve().parent

@@ -20,7 +20,7 @@ from rows import parser, record
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance, load_classifier
 from gud_nb.files import fashion_mnist
-from gud_nb.model import from_pretrained
+from gud_nb.saved import from_pretrained
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import SSCS, quadratic
 from gud_nb.schedule import LinearBeta

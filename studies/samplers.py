@@ -34,7 +34,6 @@ from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, measure
 from gud_nb.files import cifar10, fashion_mnist
 from gud_nb.integrators import DEIS, DPMSolver, Splitting, ancestral, gaussian_distance
-from gud_nb.model import from_pretrained
 from gud_nb.recipe import psld, vp
 from gud_nb.sampler import (
     Sampler,
@@ -50,6 +49,7 @@ from gud_nb.sampler import (
     quadratic,
     sscs,
 )
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import LinearBeta
 
 HERE = Path(__file__).resolve().parent

@@ -55,7 +55,7 @@ from gud_nb.evaluate import frechet_distance
 from gud_nb.files import image_folder
 from gud_nb.guidance import NoisyClassifier, NoisyEncoder, save_noisy_classifier
 from gud_nb.likelihood import dequantise, nats_to_bits
-from gud_nb.model import DiffusionModel, from_pretrained
+from gud_nb.model import DiffusionModel
 from gud_nb.network import UNet
 from gud_nb.objective import (
     Denoising,
@@ -65,6 +65,7 @@ from gud_nb.objective import (
     for_likelihood,
 )
 from gud_nb.sampler import default_grid
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import Family, sequential
 from gud_nb.terminal import _parsed, plain_errors, seeded
 from gud_nb.train import Loss

@@ -23,9 +23,9 @@ from gud_nb.convert import (
     read_preset,
     read_weights,
 )
-from gud_nb.model import from_pretrained
 from gud_nb.ncsnpp import NCSNpp
 from gud_nb.recipe import psld
+from gud_nb.saved import from_pretrained
 
 SCORE = dict(name="ncsnpp", in_ch=6, out_ch=6, nf=16, ch_mult=[1, 2], dropout=0.15)
 SCORE |= dict(num_res_blocks=1, attn_resolutions=[4], nonlinearity="swish")

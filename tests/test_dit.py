@@ -9,10 +9,11 @@ from torch.testing import assert_close
 from gud_nb.basis import Pixel
 from gud_nb.data import digits
 from gud_nb.diffusion import LinearDiffusion, hsm
-from gud_nb.model import PhaseModel, ScoreModel, fit_law, from_pretrained
+from gud_nb.model import PhaseModel, ScoreModel, fit_law
 from gud_nb.network import DiT, DiTBlock, bands, patch_groups
 from gud_nb.recipe import psld, vp
 from gud_nb.sampler import quadratic
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import sequential
 
 SHAPE, N = (1, 8, 8), 16  # 16 patches of 2 × 2
@@ -190,7 +191,7 @@ def test_levels_reach_their_tokens_through_the_model():
         (lambda: DiT((1, 7, 8)), "sides divisible by 2"),
         (lambda: DiT(SHAPE, groups=5), "wanted 0 or 16"),
         (lambda: DiT(SHAPE)(torch.zeros(1, 1, 8, 4), torch.zeros(1)), "got x of shape"),
-        (lambda: DiT(SHAPE)(torch.zeros(1, *SHAPE), torch.zeros(1, N)), "noise levels"),
+        (lambda: DiT(SHAPE)(torch.zeros(1, *SHAPE), torch.zeros(1, N)), "log-SNRs"),
         (
             lambda: DiT(SHAPE, groups=N)(torch.zeros(1, *SHAPE), torch.zeros(1)),
             r"\(1, 16\)",

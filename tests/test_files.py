@@ -28,9 +28,10 @@ from gud_nb.core import load_folder, load_tensors, save_tensors, write_atomic
 from gud_nb.denoiser import Dense, Independent, LowRank
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import Classifier, load_classifier, save_classifier
-from gud_nb.model import PhaseModel, ScoreModel, bare_network, from_pretrained, shipped
+from gud_nb.model import PhaseModel, ScoreModel, bare_network
 from gud_nb.network import MLP, UNet
 from gud_nb.recipe import psld, vp
+from gud_nb.saved import from_pretrained, shipped
 from gud_nb.schedule import Family, LinearBeta, soft_conditioning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -740,7 +741,7 @@ def test_wrapped_networks_are_saved_bare(wrap, tmp_path):
     assert bare_network(wrapped) is model.network
     same = from_pretrained(wrapped.save_pretrained(tmp_path))
     assert_close(same(z, 0.5, 1), model(z, 0.5, 1))
-    refused("labels 3 to 3, want 0 to 2", wrapped._labels, 3, 2)
+    refused("labels 3 to 3, want 0 to 2", wrapped.checked_labels, 3, 2)
 
 
 def test_a_network_with_a_compiled_part_is_saved_bare(tmp_path):

@@ -17,7 +17,7 @@ from gud_nb.denoiser import Independent, LowRank, fit_low_rank, gaussian
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.frozen import Frozen, extend, frozen_components, inpaint_frozen
 from gud_nb.integrators import DPMSolver
-from gud_nb.model import PhaseModel, ScoreModel, from_pretrained
+from gud_nb.model import PhaseModel, ScoreModel
 from gud_nb.recipe import psld, third_order, vp
 from gud_nb.sampler import (
     Sampler,
@@ -27,6 +27,7 @@ from gud_nb.sampler import (
     marginal_covariance,
     uniform,
 )
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import (
     Family,
     LinearBeta,
@@ -235,7 +236,7 @@ def test_aimed_start_by_hand(recipe):
     d, x, noise = model.diffusion, randn(3, 12), randn(2, 3, recipe.k, 12, seed=1)
     kernel, keep = d.kernel(1.0, noise[0]), Keep()
     seen = act(kernel.T, noise[0]) + kernel.phi * x[:, None]
-    up, down = (model.prior(v, FIRST, seen) for v in (noise[1], -noise[1]))
+    up, down = (model.prior_given(v, FIRST, seen) for v in (noise[1], -noise[1]))
     means = [model.denoise(*d.observe(z, 1.0)[:2]) for z in (up, down)]
     assert (means[0] - means[1]).abs().max() > 0.1  # one draw would not do
     moved = (up - down) / 2 + kernel.phi * (sum(means) / 2)[:, None]

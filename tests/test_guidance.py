@@ -28,11 +28,12 @@ from gud_nb.guidance import (
     train_noisy_classifier,
     with_classifier,
 )
-from gud_nb.model import PhaseModel, ScoreModel, fit_law, from_pretrained
+from gud_nb.model import PhaseModel, ScoreModel, fit_law
 from gud_nb.network import UNet
 from gud_nb.objective import cosine_levels, time_levels
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import default_grid, exponential_heun
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import Family, LinearBeta, LinearGamma
 
 FLAT = LinearBeta(8.0, 8.0)

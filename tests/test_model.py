@@ -32,6 +32,7 @@ from gud_nb.loss import (
     score_from_eps,
     whole_score,
 )
+from gud_nb.model import PhaseModel, ScoreModel, fit_law
 from gud_nb.network import MLP, UNet, bands
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.sampler import (
@@ -41,6 +42,7 @@ from gud_nb.sampler import (
     quadratic,
     sample,
 )
+from gud_nb.saved import from_pretrained, shipped
 from gud_nb.schedule import (
     Family,
     LinearBeta,
@@ -48,13 +50,6 @@ from gud_nb.schedule import (
     PerImage,
     sequential,
     soft_conditioning,
-)
-from gud_nb.model import (
-    PhaseModel,
-    ScoreModel,
-    fit_law,
-    from_pretrained,
-    shipped,
 )
 
 SHAPE, D = (1, 2, 2), 4  # of the small models
@@ -293,7 +288,7 @@ def test_prior_given_some_components_is_the_exact_conditional(law, recipe, sched
     d, noise = model.diffusion, torch.zeros(1, recipe.k, *SHAPE, dtype=torch.float64)
 
     def observed(noise):
-        z = model.prior(noise, known, seen.expand(len(noise), *seen.shape[1:]))
+        z = model.prior_given(noise, known, seen.expand(len(noise), *seen.shape[1:]))
         return d.observe(z, 1.0).y[:, ~known]
 
     center, A = affine(observed, noise)
@@ -312,12 +307,12 @@ def test_states_of_unknown_components_are_not_used(recipe):
     known = torch.tensor([True, False, False, True]).reshape(SHAPE)
     noise, seen = randn(3, recipe.k, *SHAPE), randn(3, recipe.k, *SHAPE, seed=1)
     other = torch.where(known, seen, float("nan"))
-    z = model.prior(noise, known, seen)
-    assert_close(model.prior(noise, known, other), z)
+    z = model.prior_given(noise, known, seen)
+    assert_close(model.prior_given(noise, known, other), z)
     assert torch.equal(z[:, :, known], seen[:, :, known])
     network = MLP((recipe.k, 2, 2), width=8, depth=1)
     plain = PhaseModel(network, model.diffusion, pixel)
-    z = plain.prior(noise, known, seen)
+    z = plain.prior_given(noise, known, seen)
     assert_close(z, torch.where(known, seen, plain.diffusion.prior(noise)))
 
 
@@ -547,9 +542,18 @@ CASES = {
         "observations of shape",
     ),
     "a list": (lambda m: m.denoise([1.0], 0.0), "observations of shape"),
-    "known": (lambda m: m.prior(STATE, torch.ones(3) > 0, STATE), "want one bool"),
-    "floats": (lambda m: m.prior(STATE, torch.ones(SHAPE), STATE), "want one bool"),
-    "seen": (lambda m: m.prior(STATE, torch.ones(SHAPE) > 0), "got seen of shape"),
+    "known": (
+        lambda m: m.prior_given(STATE, torch.ones(3) > 0, STATE),
+        "want one bool",
+    ),
+    "floats": (
+        lambda m: m.prior_given(STATE, torch.ones(SHAPE), STATE),
+        "want one bool",
+    ),
+    "seen": (
+        lambda m: m.prior_given(STATE, torch.ones(SHAPE) > 0, None),
+        "got seen of shape",
+    ),
     "schedule": (lambda m: m.with_schedule("cosine"), "schedule"),
     "diffusion": (lambda m: m.with_diffusion(None), "diffusion of type NoneType"),
     "denoise": (

@@ -15,7 +15,6 @@ from gud_nb.denoiser import Independent, Score
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.integrators import DEIS, DPMSolver
 from gud_nb.loss import eps_from_score
-from gud_nb.model import from_pretrained
 from gud_nb.ncsnpp import (
     ACTIVATIONS,
     MODES,
@@ -31,6 +30,7 @@ from gud_nb.ncsnpp import (
 )
 from gud_nb.recipe import cld, higher_order, psld, vp
 from gud_nb.sampler import euler_maruyama, exponential_heun, sample, sscs, uniform
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import LinearBeta
 
 SMALL = dict(nf=16, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))

@@ -20,10 +20,11 @@ from torch.testing import assert_close
 from gud_nb.basis import Pixel
 from gud_nb.data import digits
 from gud_nb.diffusion import LinearDiffusion
-from gud_nb.model import ScoreModel, fit_law, from_pretrained, model_card
+from gud_nb.model import ScoreModel, fit_law
 from gud_nb.network import MLP
 from gud_nb.recipe import vp
 from gud_nb.sampler import ImageNoise
+from gud_nb.saved import from_pretrained, model_card
 from gud_nb.schedule import LinearBeta
 
 NAME, SHA = "user/digits", "0" * 40
@@ -111,8 +112,8 @@ def hub():
 PUSH_AND_LOAD = f"""
 import sys
 import torch
-from gud_nb.model import from_pretrained
 from gud_nb.sampler import ImageNoise
+from gud_nb.saved import from_pretrained
 model = from_pretrained(sys.argv[1])
 print(model.push_to_hub({NAME!r}, token="hf_x", private=True))
 again = from_pretrained({NAME!r})

@@ -23,7 +23,7 @@ from gud_nb.data import Tensors, denormalise, digits
 from gud_nb.denoiser import Dense, Independent, LowRank, Spectral
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.loss import active_only, likelihood_weight, snr_times
-from gud_nb.model import PhaseModel, ScoreModel, fit_law, from_pretrained
+from gud_nb.model import PhaseModel, ScoreModel, fit_law
 from gud_nb.network import MLP
 from gud_nb.objective import (
     LIKELIHOOD,
@@ -43,6 +43,7 @@ from gud_nb.objective import (
 )
 from gud_nb.recipe import cld, psld, third_order, vp
 from gud_nb.runs import differences, read_checkpoint
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import (
     Cosine,
     Family,

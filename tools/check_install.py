@@ -100,7 +100,7 @@ def main(
     report.write_text("".join(lines), encoding="utf-8")
 
     run([sys.executable, "-c", SMOKE])
-    from gud_nb.model import shipped
+    from gud_nb.saved import shipped
 
     weights = shipped()
     assert weights, "no model came with the package"

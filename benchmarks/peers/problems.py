@@ -11,8 +11,8 @@ from gud_nb.basis import moments
 from gud_nb.denoiser import Independent, Law, Mixture
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.files import cifar10
-from gud_nb.model import from_pretrained
 from gud_nb.recipe import psld, vp
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import LinearBeta
 
 # each on the schedule of its paper
