@@ -67,7 +67,11 @@ def floating(
     "Raise a `ValueError` unless a tensor is floating: coefficients are cast to it."
     ok = isinstance(x, Tensor) and x.is_floating_point()
     got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-    require(ok, f"got {name} in {got}, want a floating tensor: convert with .float()")
+    require(
+        ok,
+        f"got {name} in {got}, want a floating tensor: convert with .float(), and "
+        "bytes of images with gud_nb.data.normalise",
+    )
     return x
 
 # %% ../nbs/00_core.ipynb #args1

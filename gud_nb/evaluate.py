@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .basis import DCT, moments
 from gud_nb.core import (
+    floating,
     image_grid,
     load_folder,
     one_line,
@@ -148,14 +149,6 @@ class Classifier(nn.Module):
         self.head = nn.Linear(dim, classes)
 
 # %% ../nbs/13_evaluate.ipynb #13002a
-def _check_floating(x: Tensor):
-    require(
-        x.is_floating_point(),
-        f"got images in {x.dtype}, want a floating point dtype, in [-1, 1]: "
-        "see gud_nb.data.normalise",
-    )
-
-
 @patch
 def features(
     self: Classifier,
@@ -167,7 +160,7 @@ def features(
         list(x.shape[1:]) == want,
         f"got images of shape {tuple(x.shape)}, want (n, {', '.join(map(str, want))})",
     )
-    _check_floating(x)
+    floating("images", x)
     return self.body(x.to(self.head.weight.dtype))
 
 
@@ -269,7 +262,7 @@ def feature_extractor(
 
     @torch.no_grad()
     def features(x: Tensor) -> Tensor:
-        _check_floating(x)
+        floating("images", x)
         model.to(x.device)
         return torch.cat([model.features(b.float()) for b in x.split(batch)])
 
@@ -282,7 +275,7 @@ def fitted_gaussian(
     generator: torch.Generator,  # of the noise
 ) -> Tensor:  # (n, C, H, W), like `x`; not clipped
     "Samples of a Gaussian with the mean and the full covariance of the images."
-    _check_floating(x)
+    floating("images", x)
     mean, cov = moments(x)
     values, vectors = torch.linalg.eigh(cov)
     how = dict(generator=generator, dtype=torch.float64, device=generator.device)
@@ -333,7 +326,7 @@ def calibrate(
     static: float = 0.05,  # standard deviation of the trace of noise
 ) -> list[dict]:  # rows as `measure` makes them, from best to worst
     "What candidates of known quality score, each with as many samples as `held_out`."
-    _check_floating(held_out)
+    floating("images", held_out)
     how = dict(generator=generator, device=generator.device, dtype=torch.float32)
     noise = torch.randn(2, *held_out.shape, **how).to(held_out)
     fitted = fitted_gaussian(reference, len(held_out), generator)

@@ -10,13 +10,14 @@ __all__ = ['FourierEmbedding', 'bands', 'NoisingState', 'Conditioning', 'modulat
 # %% ../nbs/11_network.ipynb #110002
 import math
 import warnings
+from collections import deque
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import require
+from .core import floating, require
 
 # %% ../nbs/11_network.ipynb #110005
 class FourierEmbedding(nn.Module):
@@ -38,8 +39,8 @@ class FourierEmbedding(nn.Module):
             low < high, f"got a log-SNR range from {low} to {high}: wanted low < high"
         )
         self.low, self.high = low, high
-        ends, f64 = (math.log10(4 * (high - low)), math.log10(finest)), torch.float64
-        wavelengths = torch.logspace(*ends, features // 2, dtype=f64)
+        ends = math.log10(4 * (high - low)), math.log10(finest)
+        wavelengths = torch.logspace(*ends, features // 2, dtype=torch.float64)
         frequencies = (2 * math.pi / wavelengths).to(torch.get_default_dtype())
         self.register_buffer("frequencies", frequencies, persistent=False)
 
@@ -57,24 +58,34 @@ class FourierEmbedding(nn.Module):
 #| code-summary: "The most even division, by dynamic programming"
 def _last_cut(best: list, S: list) -> tuple[list, list]:
     "For each j the least best[i] + (S[j] - S[i])² with i < j, and where it is."
-    new, cut, hull, at = [math.inf] * len(S), [0] * len(S), [], 0
+    # But for S[j]², this is the least of the lines best[i] + S[i]² - 2 S[i] x at
+    # x = S[j]. Both x and the slopes only go one way, so a queue of the lines that are
+    # lowest somewhere is enough: each enters and leaves once ("convex hull trick").
+    least = [math.inf] * len(S)
+    cut = [0] * len(S)
+    lines = deque()  # of (S[i], height at x = 0, i); the lowest at the present x first
     for j in range(1, len(S)):
-        i, at = j - 1, min(at, max(0, len(hull) - 1))
-        line = (S[i], best[i] + S[i] ** 2, i)  # as a function of S[j], but for S[j]²
-        if line[1] < math.inf:
-            while len(hull) > 1:  # drop lines that are nowhere lowest any more
-                (s, b, _), (u, c, _) = hull[-2:]
-                if (line[1] - b) * (u - s) > (c - b) * (line[0] - s):
-                    break
-                hull.pop()
-            hull.append(line)
-        height = [b - 2 * s * S[j] for s, b, _ in hull[at : at + 2]]
-        while len(height) == 2 and height[1] <= height[0]:
-            at += 1
-            height = [b - 2 * s * S[j] for s, b, _ in hull[at : at + 2]]
-        if height:
-            new[j], cut[j] = S[j] ** 2 + height[0], hull[at][2]
-    return new, cut
+        new = (S[j - 1], best[j - 1] + S[j - 1] ** 2, j - 1)
+        if new[1] < math.inf:
+            while len(lines) > 1 and _hidden(lines[-2], lines[-1], new):
+                lines.pop()
+            lines.append(new)
+        while len(lines) > 1 and _height(lines[1], S[j]) <= _height(lines[0], S[j]):
+            lines.popleft()
+        if lines:
+            least[j] = S[j] ** 2 + _height(lines[0], S[j])
+            cut[j] = lines[0][2]
+    return least, cut
+
+
+def _height(line: tuple, x: float) -> float:
+    "Of a line (s, height at 0, …) of slope -2s."
+    return line[1] - 2 * line[0] * x
+
+
+def _hidden(a: tuple, b: tuple, c: tuple) -> bool:
+    "Whether the line b is nowhere below both a and c, which are less and more steep."
+    return (c[1] - a[1]) * (b[0] - a[0]) <= (b[1] - a[1]) * (c[0] - a[0])
 
 
 def _even(counts: list, n: int) -> list:
@@ -165,9 +176,11 @@ class Conditioning(nn.Module):
         self.state = NoisingState(groups) if groups else None
         self.tokens = nn.Linear(self.state.which.shape[1], embed) if tokens else None
         if groups and not tokens:
-            first, inputs = nn.Flatten(), self.state.which.numel()
+            first = nn.Flatten()
+            inputs = self.state.which.numel()
         else:
-            first, inputs = fourier, 2 * len(fourier.frequencies)
+            first = fourier
+            inputs = 2 * len(fourier.frequencies)
         second = nn.Linear(inputs, embed)
         self.noise = nn.Sequential(first, second, nn.SiLU(), hidden)
         self.label = nn.Embedding(classes + 1, embed) if classes else None
@@ -491,14 +504,6 @@ def _output(self: UNet) -> nn.Module:
     return nn.Sequential(norm, nn.SiLU(), conv)
 
 # %% ../nbs/11_network.ipynb #110042
-def _check_floating(x: Tensor):
-    require(
-        x.is_floating_point(),
-        f"got x in {x.dtype}: wanted a floating point dtype, x.float(), and for bytes "
-        "of images gud_nb.data.normalise",
-    )
-
-
 @patch
 def forward(
     self: UNet,
@@ -518,7 +523,7 @@ def forward(
         f"got images of {x.shape[2]}×{x.shape[3]}: {levels} levels want height and "
         f"width divisible by {n}; pad the images or give fewer mults",
     )
-    _check_floating(x)
+    floating("x", x)
     h = self.body(self.stem(x.to(dtype)), self.conditioning(log_snr, labels))
     return self.head(h).to(dtype)
 
@@ -608,7 +613,7 @@ def forward(
         tuple(log_snr.shape) == want,
         f"got log-SNRs of shape {tuple(log_snr.shape)}: wanted {want}",
     )
-    _check_floating(x)
+    floating("x", x)
     if labels is not None and how["groups"]:
         labels = labels.repeat_interleave(how["groups"])
     c = self.conditioning(log_snr.flatten(), labels).unflatten(0, (n, -1))
@@ -694,7 +699,7 @@ def forward(
         list(x.shape[1:]) == want,
         f"got x of shape {tuple(x.shape)}: wanted (batch, {', '.join(map(str, want))})",
     )
-    _check_floating(x)
+    floating("x", x)
     c = self.conditioning(log_snr, labels)
     h = self.body(self.stem(x.flatten(1).to(dtype)), c)
     return self.head(h).to(dtype).unflatten(1, self.config["shape_out"])
