@@ -134,6 +134,8 @@ def _first_row(v: Tensor, grid: Grid) -> Tensor:
     return torch.cat([v, v.new_zeros(len(grid.t) - 1, *v.shape[1:])])
 
 # %% ../nbs/08b_integrators.ipynb #080009
+#| code-fold: true
+#| code-summary: "The integrals, for any number of phases"
 def _data_weights(grid: Grid, steps: slice, points: list, gone: list) -> list[Tensor]:
     "$T_s∫ℓ_j dw$ (n, ..., k, 1): polynomials through the points."
     here, there = grid.before[steps], grid.after[steps]
@@ -277,6 +279,8 @@ def _gauss(m: int) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(map(torch.as_tensor, ((1 + x) / 2, w / 2, up_to)))
 
 # %% ../nbs/08b_integrators.ipynb #xchf9vhb
+#| code-fold: true
+#| code-summary: "Integrals over the steps"
 _RULES = {
     limit: _gauss(m) for limit, m in ((1.5, 10), (6, 20), (16, 40), (math.inf, 80))
 }

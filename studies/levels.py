@@ -35,6 +35,8 @@ weights of the package.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -45,9 +47,9 @@ from torch.nn.functional import avg_pool2d, pad
 
 from gud_nb.adams import default_sampler
 from gud_nb.adaptive import (
-    EqualInformation,
     Fixed,
     LawVariance,
+    Route,
     by_variance,
     denoise_by,
     independent_rounds,
@@ -351,9 +353,11 @@ def first_state(model: ScoreModel, n: int, source: ImageNoise) -> tuple[Tensor, 
 def along(model, y, level, source, levels, **how):
     "The end of a way along fixed levels."
     variance = LawVariance(model.law, model.groups)
-    plan = Fixed(model.groups, levels, variance)
+    route = Fixed(model.groups, levels, variance)
     with torch.autocast("cpu", torch.bfloat16):
-        return denoise_by(plan, model.denoise, y, level, len(levels) - 1, source, **how)
+        return denoise_by(
+            route, model.denoise, y, level, len(levels) - 1, source, **how
+        )
 
 
 def looked(model, y, level, source, first: str, **how):
@@ -369,13 +373,81 @@ def looked(model, y, level, source, first: str, **how):
     return along(model, y, level, source.branch(5), levels, **how)
 
 
+def gained(
+    variance: Tensor,  # (...) V, posterior variance now
+    before: Tensor,  # (...) log-SNR now
+    after: Tensor,  # (...) log-SNR then, ≥ before
+) -> Tensor:  # (...) nats
+    "Information ½ log(1 + V ΔSNR) that a component of this variance gains."
+    return torch.log1p(variance * (after.exp() - before.exp())) / 2
+
+
+def raised(
+    variance: Tensor,  # (...) V, posterior variance now
+    before: Tensor,  # (...) log-SNR now
+    nats: Tensor,  # (...) to be gained, ≥ 0
+) -> Tensor:  # (...) log-SNR then
+    "The inverse of `gained`."
+    return (before.exp() + torch.expm1(2 * nats) / variance).log()
+
+
+def poured(
+    total: Tensor,  # (batch,) of all components together
+    most: Tensor,  # (batch, n) upper bound for a component of each group
+    sizes: Tensor,  # (n,) components in each group
+) -> Tensor:  # (batch, n) shares of a component, equal or at their bounds
+    "A total shared out equally, no share above its bound."
+    low, high = torch.zeros_like(total), most.amax(1)
+    for _ in range(50):
+        middle = (low + high) / 2
+        full = (torch.minimum(middle[:, None], most) * sizes).sum(1) > total
+        low, high = torch.where(full, low, middle), torch.where(full, middle, high)
+    return torch.minimum(high[:, None], most)
+
+
+@dataclass(frozen=True, eq=False)
+class EqualInformation(Route):
+    "Every component gains equal information in a step: certain groups go ahead."
+
+    groups: Tensor  # (*comp) from 0, without gaps
+    steps: int  # of the whole way, ≥ 1
+    end: float = 9.0  # log-SNR at which a group is finished
+    probes: int | None = 1  # for the variances: see `posterior_variance`
+    # (y, levels (batch, n)) -> (batch, n) variances; None: those by probes
+    variance: Callable | None = None
+    stride: float = 4.0  # longest step of a log-SNR, in even steps of what is left
+
+    @property
+    def evaluations(self) -> int:
+        "Of the denoiser in a step, a backward pass counted as two."
+        if self.variance is not None:
+            return 1
+        return 1 + 2 * (self.groups.numel() if self.probes is None else self.probes)
+
+    def __call__(self, denoiser, y, level, step, source):
+        now, end = level[:, self.groups], torch.full_like(level, self.end)
+        if self.variance is None:
+            how = self.groups, source, self.probes
+            chi, V = posterior_variance(denoiser, y, now, *how)
+        else:
+            chi, V = denoiser(y, now), self.variance(y, level).expand_as(level)
+        V, left = V.to(level), self.steps - step
+        sizes = torch.bincount(self.groups.flatten()).to(V)
+        most = gained(V, level, end)
+        share = (most * sizes).sum(1) / left
+        following = raised(V, level, poured(share, most, sizes))
+        farthest = level + (min(self.stride, left) / left) * (end - level)
+        following = torch.minimum(following, farthest) if left > 1 else end
+        return chi, torch.minimum(following, end), V
+
+
 def informed(model, y, level, source, probes: int, **how):
     "Steps of equal information."
     variance = None if probes else LawVariance(model.law, model.groups)
-    plan = EqualInformation(model.groups, 1, probes=probes, variance=variance)
-    steps = (EVALUATIONS - 1) // plan.evaluations
-    plan = EqualInformation(model.groups, steps, probes=probes, variance=variance)
-    return denoise_by(plan, model.denoise, y, level, steps, source, **how)
+    route = EqualInformation(model.groups, 1, probes=probes, variance=variance)
+    steps = (EVALUATIONS - 1) // route.evaluations
+    route = EqualInformation(model.groups, steps, probes=probes, variance=variance)
+    return denoise_by(route, model.denoise, y, level, steps, source, **how)
 
 
 def ways() -> dict:
