@@ -1,17 +1,20 @@
 """One network under four recipes, and streams of noise of one sampler.
 
     GUD_DATA=folder python studies/recipes.py recipes
+    GUD_DATA=folder python studies/recipes.py ends
     GUD_DATA=folder python studies/recipes.py streams
 
 `recipes` samples the shipped model fashion-mnist, which was trained without a recipe,
 under VP, CLD, PSLD and third-order Langevin: the same network, sampler, grid in the
-noise level and number of evaluations (25), classes in turn. `streams` samples
+noise level and number of evaluations (25), classes in turn. `ends` stops CLD and third
+order at the log-SNR at which VP ends. `streams` samples
 psld-fashion-mnist by SSCS (50 evaluations, quadratic times) with six seeds of the
 noise, 500 images each, and asks how much of a distance is the mix of classes: it is
 measured again for draws from these images with as many of each class. Rows of raw
 samples go to studies/results.csv.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -20,9 +23,9 @@ from rows import parser, record
 from gud_nb.diffusion import LinearDiffusion, hsm
 from gud_nb.evaluate import feature_extractor, frechet_distance, load_classifier
 from gud_nb.files import fashion_mnist
-from gud_nb.saved import from_pretrained
 from gud_nb.recipe import cld, psld, third_order, vp
-from gud_nb.sampler import SSCS, quadratic
+from gud_nb.sampler import SSCS, edm, quadratic
+from gud_nb.saved import from_pretrained
 from gud_nb.schedule import LinearBeta
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "gud_nb" / "weights"
@@ -69,6 +72,20 @@ def recipes(n: int, seeds: list):
             ruler(row | dict(evaluations=25, sampling_seed=seed, n=n), x)
 
 
+def ends(n: int, seeds: list):
+    "CLD and third order again, stopped at the log-SNR at which a run of VP ends."
+    model, ruler, every = from_pretrained("fashion-mnist"), Ruler(), processes()
+    level = every["vp"].log_snr(1e-3, torch.zeros(1, 1, 1)).item()
+    for seed in seeds:
+        for name in ("cld", "third_order"):
+            times = edm(every[name], 24, sigma_min=math.exp(-level / 2))
+            how = dict(labels=torch.arange(n) % 10, times=times)
+            x = draw(model.with_diffusion(every[name]), n, seed, **how)
+            row = dict(study="recipes, stopped", case=name, sampler="default")
+            row |= dict(grid="edm", evaluations=25, sampling_seed=seed, n=n)
+            ruler(row, x)
+
+
 def streams(n: int, seeds: list):
     "A sampler on several streams of noise, and the mix of classes that each has."
     model, ruler = from_pretrained("psld-fashion-mnist"), Ruler()
@@ -93,13 +110,14 @@ def streams(n: int, seeds: list):
 def main():
     "Sample and measure, with one thread."
     p = parser(__doc__)
-    p.add_argument("what", choices=["recipes", "streams"])
+    p.add_argument("what", choices=["recipes", "ends", "streams"])
     p.add_argument("--n", type=int, help="samples of a set; 2000, of streams 500")
     p.add_argument("--seeds", type=int, nargs="+", help="of the noise")
     a = p.parse_args()
     torch.set_num_threads(1)
-    if a.what == "recipes":
-        recipes(a.n or 2000, a.seeds or [0, 1, 2])
+    if a.what in ("recipes", "ends"):
+        what = dict(recipes=recipes, ends=ends)[a.what]
+        what(a.n or 2000, a.seeds or [0, 1, 2])
     else:
         streams(a.n or 500, a.seeds or list(range(6)))
 
