@@ -870,4 +870,4 @@ def _load_from_state_dict(self: DiffusionModel, state, prefix, about, strict, *l
     nn.Module._load_from_state_dict(self, rest, prefix, about, strict, *lists)
 
 # %% ../nbs/11b_model.ipynb #imprtsvd
-import_module("gud_nb.saved")  # gives every model its methods for files
+_saved = import_module("gud_nb.saved")  # gives every model its methods for files

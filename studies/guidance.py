@@ -2,6 +2,7 @@
 
     GUD_DATA=folder python studies/guidance.py train --side 14
     GUD_DATA=folder python studies/guidance.py measure --side 14 --seeds 0 1 2
+    GUD_DATA=folder python studies/guidance.py real --side 14
     GUD_DATA=folder python studies/guidance.py train --side 28
     GUD_DATA=folder python studies/guidance.py ship
 
@@ -16,8 +17,9 @@ samples, classes in turn, at each scale with each sampling seed, raw, in bfloat1
 the default sampler, and adds rows to studies/results.csv. Judge is the classifier that
 ships for this size: another network, of another seed, for clean images. Distances are
 those of all samples from all training images, and the mean over the classes of those
-from the images of a class, each with n / 10 samples, so larger for that alone. `ship`
-writes the noisy classifier at 28×28 into gud_nb/weights.
+from the images of a class, each with n / 10 samples, so larger for that alone. `real`
+measures n images of the test set, as many of each class. `ship` writes the noisy
+classifier at 28×28 into gud_nb/weights.
 """
 
 import time
@@ -98,14 +100,36 @@ def train(side: int, out: Path):
     print(facts, {v: round(a, 3) for v, a in right.items()}, flush=True)
 
 
+class Judge:
+    "What is measured of images: features, and the classifier that ships for a size."
+
+    def __init__(self, side: int):
+        name = f"fashion_mnist{'' if side == 28 else '_14'}"
+        self.features, data = feature_extractor(name), images(side)
+        self.head = load_classifier(
+            WEIGHTS / (name.replace("_", "-") + "-classifier")
+        ).head
+        self.real, self.labels = self.features(data.x), data.labels
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor, labels: torch.Tensor, row: dict):
+        "Three rows for images of these labels."
+        found = self.features(x)
+        right = (self.head(found).argmax(1) == labels).double().mean().item()
+        by_class = [
+            frechet_distance(found[labels == c], self.real[self.labels == c]).value
+            for c in range(10)
+        ]
+        record(row, "accuracy", right)
+        record(row, "Fréchet distance", frechet_distance(found, self.real).value)
+        record(row, "Fréchet distance by class", mean(by_class))
+
+
 @torch.no_grad()
 def measure(side: int, seeds: list[int], n: int, out: Path):
     "Samples at every scale of both guidances: three rows for each seed."
-    model, name = trained(side, out), f"fashion_mnist{'' if side == 28 else '_14'}"
-    guide = load_noisy_classifier(out / f"guide-{side}")
-    judge = load_classifier(WEIGHTS / (name.replace("_", "-") + "-classifier"))
-    features, data = feature_extractor(name), images(side)
-    real, labels = features(data.x), torch.arange(n) % 10
+    model, guide = trained(side, out), load_noisy_classifier(out / f"guide-{side}")
+    judge, labels = Judge(side), torch.arange(n) % 10
     ways = {"classifier-free": model, "classifier": with_classifier(model, guide)}
     todo = [(s, g, case) for s in seeds for g in SCALES for case in ways]
     for seed, scale, case in todo:
@@ -119,15 +143,16 @@ def measure(side: int, seeds: list[int], n: int, out: Path):
             row = dict(study="guidance", case=f"{case}, {side}×{side}", seed=0, n=n)
             row |= dict(sampler="default", grid="default", evaluations=EVALUATIONS)
             row |= dict(sampling_seed=seed, images=model.about["images"], at=scale)
-            found = features(x)
-            right = (judge.head(found).argmax(1) == labels).double().mean().item()
-            by_class = [
-                frechet_distance(found[labels == c], real[data.labels == c]).value
-                for c in range(10)
-            ]
-            record(row, "accuracy", right)
-            record(row, "Fréchet distance", frechet_distance(found, real).value)
-            record(row, "Fréchet distance by class", mean(by_class))
+            judge(x, labels, row)
+
+
+def real(side: int, n: int):
+    "The same of images of the test set, the first n / 10 of each class: three rows."
+    test = images(side, False)
+    each = [(test.labels == c).nonzero()[: n // 10, 0] for c in range(10)]
+    each = torch.cat(each)
+    row = dict(study="guidance", case=f"real images, {side}×{side}", n=len(each))
+    Judge(side)(test.x[each], test.labels[each], row)
 
 
 CARD = """# Fashion-MNIST, a classifier of noisy images
@@ -161,9 +186,9 @@ def ship(out: Path):
 
 
 def main():
-    "Train, measure or ship, with one thread."
+    "Train, measure samples or real images, or ship, with one thread."
     p = parser(__doc__)
-    p.add_argument("what", choices=["train", "measure", "ship"])
+    p.add_argument("what", choices=["train", "measure", "real", "ship"])
     p.add_argument("--side", type=int, choices=[14, 28], default=28, help="pixels")
     p.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of sampling"
@@ -177,6 +202,8 @@ def main():
         train(a.side, a.out)
     elif a.what == "measure":
         measure(a.side, a.seeds, a.n, a.out)
+    elif a.what == "real":
+        real(a.side, a.n)
     else:
         ship(a.out)
 
