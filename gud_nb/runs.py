@@ -243,6 +243,18 @@ def read_checkpoint(
     except (TypeError, KeyError, ValueError) as e:
         raise ValueError(f"{shown(path)} is no checkpoint of a training run") from e
 
+# %% ../nbs/11c_runs.ipynb #r3oynzyy
+#| code-fold: true
+#| code-summary: "Errors of the operating system"
+@contextmanager
+def _usable(path: Path):
+    "An error of the operating system becomes a `ValueError` that names the path."
+    try:
+        yield
+    except OSError as e:
+        why = e.strerror or type(e).__name__
+        raise ValueError(f"{shown(path)} can't be used: {why}") from e
+
 # %% ../nbs/11c_runs.ipynb #11c00038
 @dataclass(frozen=True)
 class Log:
@@ -315,16 +327,6 @@ def _number(text: str) -> int | float | str:
         with suppress(ValueError):
             return kind(text)
     return text
-
-
-@contextmanager
-def _usable(path: Path):
-    "An error of the operating system becomes a `ValueError` that names the path."
-    try:
-        yield
-    except OSError as e:
-        why = e.strerror or type(e).__name__
-        raise ValueError(f"{shown(path)} can't be used: {why}") from e
 
 # %% ../nbs/11c_runs.ipynb #11c00026
 #| code-fold: true
