@@ -172,6 +172,24 @@ def forward(
     "The logits of the classes."
     return self.head(self.features(x))
 
+# %% ../nbs/13_evaluate.ipynb #onecycle
+def one_cycle(
+    network: nn.Module,  # whose weights are trained
+    loss: Callable,  # () -> loss of the next batch, ()
+    steps: int,  # of the optimiser
+    lr: float,  # peak rate: rises over 30 % of the steps, then falls to 0
+):
+    "Train by AdamW with one cycle of the rate: a loop one can read."
+    from tqdm.auto import tqdm
+
+    opt = torch.optim.AdamW(network.parameters(), lr, weight_decay=0.02)
+    rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
+    for _ in tqdm(range(steps), desc="classifier", disable=None):
+        opt.zero_grad()
+        loss().backward()
+        opt.step()
+        rate.step()
+
 # %% ../nbs/13_evaluate.ipynb #130032
 def train_classifier(
     x: Tensor,  # (n, C, H, W) in [-1, 1]
@@ -181,11 +199,9 @@ def train_classifier(
     seed: int = 0,  # of initial weights and order
     width: int = 24,  # see `Classifier`
     batch: int = 128,  # images per step
-    lr: float = 4e-3,  # peak rate: rises over 30 % of the steps, then falls to 0
+    lr: float = 4e-3,  # peak rate: see `one_cycle`
 ) -> Classifier:  # in evaluation mode, on the device of `x`
-    "Train a classifier: AdamW, one cycle of the rate, a loop one can read."
-    from tqdm.auto import tqdm
-
+    "Train a classifier by `one_cycle`."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(tuple(x.shape[1:]), classes, width).to(x.device).train()
@@ -193,14 +209,12 @@ def train_classifier(
     steps = epochs * max(1, len(x) // batch)
     orders = (torch.randperm(len(x), generator=g).split(batch) for _ in range(epochs))
     parts = (i for parts in orders for i in parts if len(i) == min(batch, len(x)))
-    opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.02)
-    rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
-    for i in tqdm(parts, total=steps, desc="classifier", disable=None):
-        loss = F.cross_entropy(model(x[i]), labels[i].long())
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        rate.step()
+
+    def loss():
+        i = next(parts)
+        return F.cross_entropy(model(x[i]), labels[i].long())
+
+    one_cycle(model, loss, steps, lr)
     return model.eval()
 
 # %% ../nbs/13_evaluate.ipynb #13003a

@@ -34,6 +34,7 @@ from gud_nb.core import (
 # %% ../nbs/14b_guidance.ipynb #14b0003
 from .denoiser import Score, noise_variance
 from .diffusion import LinearDiffusion
+from .evaluate import one_cycle
 from .model import DiffusionModel, PhaseModel, ScoreModel, whole_labels
 from .network import Conditioning, ResidualBlock, zeroed
 from .objective import Draws, cosine_levels, time_levels
@@ -165,7 +166,8 @@ class NoisyClassifier(nn.Module):
         require(got == want, f"got a mean of shape {got}, the basis has {want}")
         require(variance > 0, f"got variance={variance:g}, want > 0")
         self.network, self.basis = network, basis
-        self._mean, self.variance = Const(mean), float(variance)
+        self.mean, self._mean = mean, Const(mean)
+        self.variance = float(variance)
         self.about = {}
 
     @property
@@ -217,23 +219,20 @@ def train_noisy_classifier(
     steps: int = 1000,  # of the optimiser
     batch: int = 128,  # images per step
     *,
-    lr: float = 3e-3,  # peak rate: rises over 30 % of the steps, then falls to 0
+    lr: float = 3e-3,  # peak rate: see `one_cycle`
     width: int = 16,  # of the network
     seed: int = 0,  # of initial weights, order and noise
     levels: Callable | None = None,  # draws -> log-SNRs; None: see above
     mixed: bool = False,  # the network in bfloat16
 ) -> NoisyClassifier:  # in evaluation mode, on the device of `x`
     "Train a classifier of noisy observations: AdamW, one cycle of the rate."
-    from tqdm.auto import tqdm
-
     g = torch.Generator(x.device).manual_seed(seed)
     found = _untrained(model, x, classes, width, seed).to(x.device).train()
     levels = _log_snrs(model, found.variance) if levels is None else levels
     # without a cache, which would keep the weights of the first step
     half = dict(dtype=torch.bfloat16, enabled=mixed, cache_enabled=False)
-    opt = torch.optim.AdamW(found.parameters(), lr, weight_decay=0.02)
-    rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
-    for _ in tqdm(range(steps), desc="noisy classifier", disable=None):
+
+    def loss():
         i = torch.randint(len(x), (batch,), generator=g, device=x.device)
         chi = model.basis(x[i])
         level, draws = levels(Draws(batch, g)), Draws(batch, g)
@@ -241,11 +240,9 @@ def train_noisy_classifier(
         y = chi + R.sqrt().to(chi) * draws.normal(*chi.shape[1:]).to(chi)
         with torch.autocast(x.device.type, **half):
             logits = found(y, level)
-        loss = F.cross_entropy(logits.float(), labels[i].long())
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        rate.step()
+        return F.cross_entropy(logits.float(), labels[i].long())
+
+    one_cycle(found, loss, steps, lr)
     return found.eval().requires_grad_(False)
 
 # %% ../nbs/14b_guidance.ipynb #14b0030
@@ -292,7 +289,7 @@ class _ByClassifier:
 
     def conditional(
         self,
-        labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+        labels: int | Tensor | None = None,  # one class, or (batch,); None: no class
         guidance: float = 1.0,  # scale: 0 without, 1 the class, more: beyond
     ) -> Callable:  # (z, t) -> score
         "The score without labels, led to a class by the classifier."
@@ -308,9 +305,8 @@ class _ByClassifier:
         if labels is None:
             return None
         labels, classes = whole_labels(labels, n), self.classifier.classes
-        ok = labels.device.type != "cpu" or bool(
-            ((labels >= 0) & (labels < classes)).all()
-        )
+        inside = (labels >= 0) & (labels < classes)
+        ok = labels.device.type != "cpu" or bool(inside.all())
         require(ok, f"got labels {labels.tolist()!s:.40}, want 0 to {classes - 1}")
         return labels.to(device).expand(n)
 
@@ -379,7 +375,7 @@ def save_noisy_classifier(
     }
     about = {"format": _FORMAT, "config": classifier.network.config}
     about |= dict(variance=classifier.variance, about=facts)
-    for name, part in (("basis", classifier.basis), ("mean", classifier._mean.value)):
+    for name, part in (("basis", classifier.basis), ("mean", classifier.mean)):
         about[name] = describe(part, tensors, name)
     return save_folder(folder, tensors, about)
 
