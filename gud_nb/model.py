@@ -49,7 +49,7 @@ from .diffusion import LinearDiffusion
 from .loss import noise_factor, score_from_eps, whole_score
 from .sampler import ImageNoise, Sampler, default_grid, image_noise
 from .sampler import sample as _sample
-from .schedule import Family, Schedule, _curves
+from .schedule import Family, Schedule, chosen_curves
 
 # %% ../nbs/11b_model.ipynb #59y8yelr
 def fit_law(
@@ -830,7 +830,7 @@ def _repr_html_(self: DiffusionModel) -> str:
     for name, (low, high) in self.family.ranges.items() if self.family else ():
         facts[f"family, {name}"] = f"{low:g} to {high:g}"
     t = torch.linspace(1e-3, 1, 61, dtype=torch.float64)
-    lines = _curves(d, t, None, 1.0, 6)[0].clamp(-25, 25)
+    lines = chosen_curves(d, t)[0].clamp(-25, 25)
     return html_view(type(self).__name__, facts, html_lines(t, lines, ("t", "log-SNR")))
 
 # %% ../nbs/11b_model.ipynb #t56gcprs
