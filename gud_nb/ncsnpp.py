@@ -8,7 +8,9 @@ __all__ = ['ACTIVATIONS', 'MODES', 'fir_kernel_2d', 'halve', 'double', 'PixelLin
 
 # %% ../nbs/16_ncsnpp.ipynb #8frlhx1v
 import math
+from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
@@ -250,7 +252,8 @@ class BigGANBlock(_Residual):
         self,
         i: int,  # channels that arrive
         o: int,  # channels that leave
-        how: dict,  # the arguments of the network
+        # nf, dropout, init_scale, skip_rescale, nonlinearity, fir, fir_kernel of NCSNpp
+        how: dict,
         up: bool | None = None,  # double the sides, or halve them; None: keep them
     ):
         super().__init__(i, o, how)
@@ -278,7 +281,8 @@ class DDPMBlock(_Residual):
         self,
         i: int,  # channels that arrive
         o: int,  # channels that leave
-        how: dict,  # the arguments of the network
+        # nf, dropout, init_scale, skip_rescale, nonlinearity of NCSNpp
+        how: dict,
     ):
         super().__init__(i, o, how)
         if i != o:
@@ -381,13 +385,16 @@ class NCSNpp(nn.Module):
     ):
         super().__init__()
         how = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        how = {k: list(v) if isinstance(v, tuple) else v for k, v in how.items()}
+        how |= {k: list(v) for k, v in how.items() if isinstance(v, tuple)}
         self.config = how | dict(out_ch=out_ch or in_ch)
         _check_arguments(self.config)
         self.act = ACTIVATIONS[nonlinearity]()
-        self.all_modules = nn.ModuleList(_layers(self.config))
+        layers, roles, keep = zip(*_layers(self.config))
+        self.all_modules, self.roles = nn.ModuleList(layers), list(zip(roles, keep))
 
 # %% ../nbs/16_ncsnpp.ipynb #3og22t9a
+#| code-fold: true
+#| code-summary: "Checks"
 _CHOICES = dict(
     resblock_type=("biggan", "ddpm"),
     progressive=("none", "output_skip", "residual"),
@@ -422,131 +429,223 @@ def _check_arguments(how: dict):
     )
 
 # %% ../nbs/16_ncsnpp.ipynb #2rcg48xu
-def _layers(how: dict) -> list[nn.Module]:
+class _Step(NamedTuple):
+    "A layer and the role in which the state passes it."
+
+    layer: nn.Module
+    role: str  # a method of `_Pass`
+    keep: bool = False  # the state after it is kept for the way up
+
+
+def _layers(how: dict) -> list[_Step]:
     "All layers, in the order in which the state passes them."
-    nf, levels = how["nf"], len(how["ch_mult"])
-    fourier = how["embedding_type"] == "fourier"
-    layers = [RandomFeatures(nf, how["fourier_scale"])] if fourier else []
-    if how["noise_cond"]:
-        layers += [_linear(2 * nf if fourier else nf, 4 * nf), _linear(4 * nf, 4 * nf)]
-    layers.append(_conv(how["in_ch"], nf))
-    left, channels, given = [nf], nf, how["in_ch"]
-    for level in range(levels):
-        channels, more = _blocks_down(how, level, channels, left)
-        layers += more
-        if level < levels - 1:
-            channels, given, more = _coarser(how, channels, given)
-            layers += more
-            left.append(channels)
-    layers += [_block(how, channels), _attention(how, channels), _block(how, channels)]
-    out = 0
-    for level in reversed(range(levels)):
-        channels, more = _blocks_up(how, level, channels, left)
-        layers += more
-        out, more = _output(how, level == levels - 1, channels, out)
-        layers += more + ([_finer(how, channels)] if level else [])
+    kept = []  # channels of the states that are kept
+    steps = [*_time_layers(how), *_way_down(how, kept)]
+    i = kept[-1]
+    steps += [_block(how, i, i), _attention(how, i), _block(how, i, i)]
+    return [*steps, *_way_up(how, kept)]
+
+
+def _way_down(how: dict, kept: list[int]) -> Iterator[_Step]:
+    "The first convolution, and the levels from fine to coarse."
+    nf, given = how["nf"], how["in_ch"]
+    yield _Step(_conv(given, nf), "plain", keep=True)
+    kept.append(nf)
+    for level, times in enumerate(how["ch_mult"]):
+        attends = _attends(how, level)
+        for _ in range(how["num_res_blocks"]):
+            yield _block(how, kept[-1], nf * times, keep=not attends)
+            kept.append(nf * times)
+            if attends:
+                yield _attention(how, kept[-1], keep=True)
+        if level < len(how["ch_mult"]) - 1:
+            yield from _coarser(how, kept, given)
+            given = kept[-1] if how["progressive_input"] == "residual" else given
+
+# %% ../nbs/16_ncsnpp.ipynb #rud2d8e0
+def _way_up(how: dict, kept: list[int]) -> Iterator[_Step]:
+    "The levels from coarse to fine, and the last convolution."
+    channels, collected = kept[-1], 0  # of the state, and of the output so far
+    for level in reversed(range(len(how["ch_mult"]))):
+        for _ in range(how["num_res_blocks"] + 1):
+            i, channels = channels + kept.pop(), how["nf"] * how["ch_mult"][level]
+            yield _block(how, i, channels, role="join")
+        if _attends(how, level):
+            yield _attention(how, channels)
+        yield from _output(how, channels, collected)
+        collected = channels
+        if level:
+            yield _resized(how, channels, up=True)
     if how["progressive"] != "output_skip":
-        layers += _last(how, channels, how["out_ch"])
-    return layers
+        yield _Step(_norm(channels), "norm")
+        yield _Step(_conv(channels, how["out_ch"], scale=how["init_scale"]), "plain")
 
 # %% ../nbs/16_ncsnpp.ipynb #wllp356a
-def _block(how: dict, i: int, o: int | None = None, up: bool | None = None):
+#| code-fold: true
+#| code-summary: "Time, blocks and attention as steps"
+def _time_layers(how: dict) -> Iterator[_Step]:
+    "The embedding of the time."
+    nf, fourier, used = how["nf"], how["embedding_type"] == "fourier", how["noise_cond"]
+    if fourier:
+        features = RandomFeatures(nf, how["fourier_scale"])
+        yield _Step(features, "embed" if used else "unused")
+    if used:
+        yield _Step(_linear(2 * nf if fourier else nf, 4 * nf), "embed")
+        yield _Step(_linear(4 * nf, 4 * nf), "embed_again")
+
+
+def _block(how: dict, i: int, o: int, role: str = "block", keep: bool = False) -> _Step:
     "A residual block."
-    if how["resblock_type"] == "ddpm":
-        return DDPMBlock(i, o or i, how)
-    return BigGANBlock(i, o or i, how, up)
+    kind = DDPMBlock if how["resblock_type"] == "ddpm" else BigGANBlock
+    return _Step(kind(i, o, how), role, keep)
 
 
-def _attention(how: dict, channels: int) -> Attention:
+def _attention(how: dict, channels: int, keep: bool = False) -> _Step:
     "An attention block."
-    return Attention(channels, how["init_scale"], how["skip_rescale"])
+    layer = Attention(channels, how["init_scale"], how["skip_rescale"])
+    return _Step(layer, "plain", keep)
 
 
 def _attends(how: dict, level: int) -> bool:
     "Whether attention follows the blocks of a level."
     return how["image_size"] // 2**level in how["attn_resolutions"]
 
-# %% ../nbs/16_ncsnpp.ipynb #b19n564i
-def _blocks_down(how: dict, level: int, channels: int, left: list) -> tuple[int, list]:
-    "Channels after the blocks of a level on the way down, and the layers."
-    layers = []
-    for _ in range(how["num_res_blocks"]):
-        i, channels = channels, how["nf"] * how["ch_mult"][level]
-        layers.append(_block(how, i, channels))
-        if _attends(how, level):
-            layers.append(_attention(how, channels))
-        left.append(channels)
-    return channels, layers
-
-
-def _blocks_up(how: dict, level: int, channels: int, left: list) -> tuple[int, list]:
-    "Channels after the blocks of a level on the way up, and the layers."
-    layers = []
-    for _ in range(how["num_res_blocks"] + 1):
-        i, channels = channels + left.pop(), how["nf"] * how["ch_mult"][level]
-        layers.append(_block(how, i, channels))
-    if _attends(how, level):
-        layers.append(_attention(how, channels))
-    return channels, layers
-
 # %% ../nbs/16_ncsnpp.ipynb #790gkfm4
-def _resample(how: dict, i: int, o: int, up: bool, conv: bool) -> Resample:
-    "A layer that doubles or halves the sides."
-    return Resample(i, o, up, conv, _taps(how))
+#| code-fold: true
+#| code-summary: "Other sizes: of the state, of the input, of the output"
+def _resized(how: dict, i: int, up: bool, keep: bool = False) -> _Step:
+    "The state at twice or half the sides."
+    if how["resblock_type"] == "biggan":
+        return _Step(BigGANBlock(i, i, how, up), "block", keep)
+    layer = Resample(i, i, up, how["resamp_with_conv"], _taps(how))
+    return _Step(layer, "plain", keep)
 
 
-def _coarser(how: dict, channels: int, given: int) -> tuple[int, int, list]:
-    "Channels of the state and of the input after halving, and the layers."
-    ddpm, way = how["resblock_type"] == "ddpm", how["progressive_input"]
-    with_conv = how["resamp_with_conv"]
-    layers = [
-        _resample(how, channels, channels, False, with_conv)
-        if ddpm
-        else _block(how, channels, up=False)
-    ]
+def _coarser(how: dict, kept: list[int], given: int) -> Iterator[_Step]:
+    "The state at half the sides, with the input at that size."
+    i, way = kept[-1], how["progressive_input"]
+    yield _resized(how, i, up=False, keep=way == "none")
     if way == "residual":
-        layers.append(_resample(how, given, channels, False, True))
-        return channels, channels, layers
+        yield _Step(Resample(given, i, False, taps=_taps(how)), "add_input", keep=True)
     if way == "input_skip":
         cat = how["progressive_combine"] == "cat"
-        layers.append(Combine(given, channels, cat))
-        channels *= 2 if cat else 1
-    return channels, given, layers
-
-# %% ../nbs/16_ncsnpp.ipynb #da27kh24
-def _finer(how: dict, channels: int) -> nn.Module:
-    "The layer that doubles the sides of the state."
-    if how["resblock_type"] == "ddpm":
-        return _resample(how, channels, channels, True, how["resamp_with_conv"])
-    return _block(how, channels, up=True)
+        yield _Step(Combine(given, i, cat), "combine_input", keep=True)
+        i = 2 * i if cat else i
+    kept.append(i)
 
 
-def _last(how: dict, i: int, o: int) -> list[nn.Module]:
-    "Norm and convolution to an output that is almost 0 at first."
-    return [_norm(i), _conv(i, o, scale=how["init_scale"])]
-
-
-def _output(how: dict, first: bool, channels: int, out: int) -> tuple[int, list]:
-    "Channels of the collected output after a level, and the layers."
+def _output(how: dict, channels: int, collected: int) -> Iterator[_Step]:
+    "What a level adds to the output."
     way = how["progressive"]
     if way == "output_skip":
-        return how["in_ch"], _last(how, channels, how["in_ch"])
-    if way == "residual" and first:
-        return channels, [_norm(channels), _conv(channels, channels)]
-    if way == "residual":
-        return channels, [_resample(how, out, channels, True, True)]
-    return 0, []
+        yield _Step(_norm(channels), "side_norm")
+        last = _conv(channels, how["in_ch"], scale=how["init_scale"])
+        yield _Step(last, "side_output")
+    if way == "residual" and not collected:
+        yield _Step(_norm(channels), "side_norm")
+        yield _Step(_conv(channels, channels), "side_output")
+    if way == "residual" and collected:
+        layer = Resample(collected, channels, True, taps=_taps(how))
+        yield _Step(layer, "next_output")
 
 # %% ../nbs/16_ncsnpp.ipynb #3tbpwrch
 @patch
 def forward(
     self: NCSNpp,
     x: Tensor,  # (batch, in_ch, image_size, image_size), all phases as channels
-    noise_level: Tensor,  # (batch,) the time t > 0, or a log-SNR with log_time=False
+    time_or_log_snr: Tensor,  # (batch,) the time t > 0; a log-SNR with log_time=False
     labels: None = None,  # the published network has no classes
 ) -> Tensor:  # (batch, out_ch, image_size, image_size)
     "The network's prediction: almost 0 before training."
+    _check_input(self.config, x, labels)
+    x = x.to(next(self.parameters()).dtype)
+    state = _Pass(self, x, self._level(time_or_log_snr.to(x.dtype)))
+    for layer, (role, keep) in zip(self.all_modules, self.roles):
+        getattr(state, role)(layer)
+        if keep:
+            state.kept.append(state.h)
+    skips = self.config["progressive"] == "output_skip"
+    return state.out if skips else state.h
+
+# %% ../nbs/16_ncsnpp.ipynb #vma9vp5a
+class _Pass:
+    "One pass through the network: a method for each role of a layer."
+
+    def __init__(self, net: NCSNpp, x: Tensor, time: Tensor | None):
+        how = net.config
+        self.act, self.taps, self.rescale = net.act, _taps(how), how["skip_rescale"]
+        self.h, self.kept = x, []  # the state, and states for the way up
+        self.x, self.time = x, time  # the input at the size of the state; the time
+        self.out = self.side = None  # the output, collected by level
+
+    def embed(self, layer):
+        self.time = layer(self.time)
+
+    def embed_again(self, layer):
+        self.time = layer(self.act(self.time))
+
+    def unused(self, layer):
+        "Of a network that does not use the time."
+
+    def plain(self, layer):
+        self.h = layer(self.h)
+
+    def norm(self, layer):
+        self.h = self.act(layer(self.h))
+
+    def block(self, layer):
+        self.h = layer(self.h, self.time)
+
+    def join(self, layer):
+        self.h = torch.cat([self.h, self.kept.pop()], 1)
+        self.block(layer)
+
+# %% ../nbs/16_ncsnpp.ipynb #2ayb29l7
+#| code-fold: true
+#| code-summary: "Progressive input and output"
+@patch
+def add_input(self: _Pass, layer):
+    self.h = self.x = _sum(layer(self.x), self.h, self.rescale)
+
+
+@patch
+def combine_input(self: _Pass, layer):
+    self.x = _resampled(self.x, False, self.taps)
+    self.h = layer(self.x, self.h)
+
+
+@patch
+def next_output(self: _Pass, layer):
+    self.h = self.out = _sum(layer(self.out), self.h, self.rescale)
+
+
+@patch
+def side_norm(self: _Pass, layer):
+    self.side = self.act(layer(self.h))
+
+
+@patch
+def side_output(self: _Pass, layer):
+    more = layer(self.side)
+    coarse = self.out
+    self.out = more if coarse is None else _resampled(coarse, True, self.taps) + more
+
+# %% ../nbs/16_ncsnpp.ipynb #zzl199s7
+#| code-fold: true
+#| code-summary: "The time that is embedded; checks"
+@patch
+def _level(self: NCSNpp, level: Tensor) -> Tensor | None:
+    "What the time's layers are applied to; None where the time is not used."
     how = self.config
+    if not how["noise_cond"]:
+        return None
+    if how["embedding_type"] == "positional":
+        return sinusoids(level, how["nf"])
+    return level.log() if how["log_time"] else level
+
+
+def _check_input(how: dict, x: Tensor, labels):
+    "Refuse images of another size, and labels."
     want = (how["in_ch"], how["image_size"], how["image_size"])
     require(
         tuple(x.shape[1:]) == want and x.is_floating_point(),
@@ -554,102 +653,6 @@ def forward(
         f"{', '.join(map(str, want))}): phases times colours, then the sides",
     )
     require(labels is None, "got labels for a network without classes: leave them out")
-    take = iter(self.all_modules)
-    x = x.to(next(self.parameters()).dtype)
-    time = self._embedded(noise_level.to(x.dtype), take)
-    h, left = self._way_down(x, time, take)
-    h = next(take)(h, time)
-    h = next(take)(h)
-    h = next(take)(h, time)
-    h, out = self._way_up(h, left, time, take)
-    return out if how["progressive"] == "output_skip" else self._ended(h, take)
-
-# %% ../nbs/16_ncsnpp.ipynb #1paf7fgk
-@patch
-def _ended(self: NCSNpp, h: Tensor, take) -> Tensor:
-    "Norm, activation, convolution."
-    h = self.act(next(take)(h))
-    return next(take)(h)
-
-
-@patch
-def _embedded(self: NCSNpp, level: Tensor, take) -> Tensor | None:
-    "The embedded time; None where it is not used."
-    how = self.config
-    if how["embedding_type"] == "fourier":
-        h = next(take)(level.log() if how["log_time"] else level)
-    else:
-        h = sinusoids(level, how["nf"])
-    if not how["noise_cond"]:
-        return None
-    h = next(take)(h)
-    return next(take)(self.act(h))
-
-# %% ../nbs/16_ncsnpp.ipynb #frglc9fr
-@patch
-def _way_down(self: NCSNpp, x: Tensor, time, take) -> tuple[Tensor, list]:
-    "The state at the coarsest level, and what each block left."
-    how = self.config
-    left, levels = [next(take)(x)], len(how["ch_mult"])
-    for level in range(levels):
-        for _ in range(how["num_res_blocks"]):
-            h = next(take)(left[-1], time)
-            left.append(next(take)(h) if _attends(how, level) else h)
-        if level < levels - 1:
-            h = self._at_next_level(left[-1], time, take)
-            h, x = self._with_input(h, x, take)
-            left.append(h)
-    return left[-1], left
-
-
-@patch
-def _at_next_level(self: NCSNpp, h: Tensor, time, take) -> Tensor:
-    "The state at the next level."
-    layer = next(take)
-    return layer(h) if isinstance(layer, Resample) else layer(h, time)
-
-
-@patch
-def _with_input(self: NCSNpp, h: Tensor, x: Tensor, take) -> tuple[Tensor, Tensor]:
-    "The state with the halved input, and that input."
-    how = self.config
-    if how["progressive_input"] == "residual":
-        h = _sum(next(take)(x), h, how["skip_rescale"])
-        return h, h
-    if how["progressive_input"] == "input_skip":
-        x = _resampled(x, False, _taps(how))
-        return next(take)(x, h), x
-    return h, x
-
-# %% ../nbs/16_ncsnpp.ipynb #zcw6yjjm
-@patch
-def _way_up(self: NCSNpp, h: Tensor, left: list, time, take) -> tuple:
-    "The state at the finest level, and the output collected from all levels."
-    how, out = self.config, None
-    for level in reversed(range(len(how["ch_mult"]))):
-        for _ in range(how["num_res_blocks"] + 1):
-            h = next(take)(torch.cat([h, left.pop()], 1), time)
-        if _attends(how, level):
-            h = next(take)(h)
-        h, out = self._collected(h, out, take)
-        if level:
-            h = self._at_next_level(h, time, take)
-    return h, out
-
-
-@patch
-def _collected(self: NCSNpp, h: Tensor, out: Tensor | None, take) -> tuple:
-    "The state and the output after a level."
-    how = self.config
-    if how["progressive"] == "none":
-        return h, None
-    if out is None:
-        return h, self._ended(h, take)
-    if how["progressive"] == "output_skip":
-        out = _resampled(out, True, _taps(how))
-        return h, out + self._ended(h, take)
-    h = _sum(next(take)(out), h, how["skip_rescale"])
-    return h, h
 
 # %% ../nbs/16_ncsnpp.ipynb #n4ztbcbd
 MODES = {1: dict(score_x=1), 2: dict(score_xm=2, score_m=1)}  # phases predicted
