@@ -10,7 +10,7 @@ __all__ = ['linearised', 'covariance_product', 'Measurement', 'Mask', 'Downsampl
 # %% ../nbs/14_condition.ipynb #cond0003
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from gud_nb.core import (
 )
 from .denoiser import Gaussian, Score, noise_variance
 from .diffusion import LinearDiffusion
-from .model import DiffusionModel
+from .model import DiffusionModel, evaluating
 from .sampler import ImageNoise, Sampler, default_grid, image_noise, sample
 
 # %% ../nbs/14_condition.ipynb #cond0007
@@ -39,7 +39,7 @@ def linearised(
     denoiser,  # called as (y, log_snr), or (y, log_snr, labels) where there are labels
     y: Tensor,  # (batch, *comp) observation
     log_snr: float | Tensor,  # number, (batch,) or (batch or 1, *comp or 1s)
-    labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+    labels: int | Tensor | None = None,  # one class, or (batch,); None: no class
 ) -> tuple[Tensor, Callable]:  # (batch, *comp); a function of tensors like it
     "The posterior mean, and the product of the posterior covariance with vectors."
     more = () if labels is None else (labels,)
@@ -59,7 +59,7 @@ def covariance_product(
     y: Tensor,  # (batch, *comp) observation
     log_snr: float | Tensor,  # number, (batch,) or (batch or 1, *comp or 1s)
     v: Tensor,  # (batch, *comp)
-    labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+    labels: int | Tensor | None = None,  # one class, or (batch,); None: no class
 ) -> Tensor:  # (batch, *comp)
     "The posterior covariance of the data times v, $R J^⊤v$ (Boys et al. 2023)."
     return linearised(denoiser, y, log_snr, labels)[1](v)
@@ -262,14 +262,14 @@ def conjugate_residuals(
     "Solve Mu = b for each image; the residual never grows (Eisenstat et al. 1983)."
     u, r, past = torch.zeros_like(b), b, []
     rounding = torch.finfo(b.dtype).eps ** 1.5  # of squares
-    goal, norm = _dot(b, b) * rounding, torch.zeros_like(_dot(b, b))
+    goal, largest = _dot(b, b) * rounding, torch.zeros_like(_dot(b, b))
     for _ in range(whole_number("steps", steps, 1)):
         p, q = r, product(r)
-        norm = torch.maximum(norm, _ratio(q, p))  # that of M, squared, from below
+        largest = torch.maximum(largest, _ratio(q, p))  # of |Mp|² / |p|² so far
         for p0, q0 in past:
             share = _dot(q, q0)
             p, q = p - share * p0, q - share * q0
-        goes_on = (_dot(r, r) > goal) & (_ratio(q, p) > rounding * norm)
+        goes_on = (_dot(r, r) > goal) & (_ratio(q, p) > rounding * largest)
         if not bool(goes_on.any()):
             break
         size = _dot(q, q).sqrt()
@@ -402,7 +402,8 @@ class GivenScore:
 
     diffusion: LinearDiffusion  # the process
     score: object  # called as (z, t)
-    given: Given  # the measurement, and how the score is conditioned on it
+    # of a denoiser (y, log_snr): the same given the measurement
+    condition: Callable
 
     def __call__(
         self,
@@ -419,8 +420,7 @@ class GivenScore:
             return kernel.data(z, self.score(z, t))
 
         s = self.score(z, t)
-        given = replace(self.given, denoiser=denoiser)
-        more = given(y, kernel.log_snr) - kernel.data(z, s)
+        more = self.condition(denoiser)(y, kernel.log_snr) - kernel.data(z, s)
         return s + kernel.pull * more[:, None]
 
 # %% ../nbs/14_condition.ipynb #cond0043
@@ -493,27 +493,26 @@ def _checked(model, measurement, o, method) -> tuple[Seen, Tensor]:
     return h, o
 
 
-def _given_score(d: LinearDiffusion, score, given: Given):
+def _given_score(d: LinearDiffusion, score, condition: Callable):
     "The score conditioned on a measurement: by its denoiser, if it has one."
     if isinstance(score, Score):
-        return Score(d, replace(given, denoiser=score.denoiser))
-    return GivenScore(d, score, given)
+        return Score(d, condition(score.denoiser))
+    return GivenScore(d, score, condition)
 
 
-def _answer(model, score, given: Given, source, sampler, times, how) -> Tensor:
+def _answer(model, score, h, o, method, *, source, sampler, times, how) -> Tensor:
     "Images of one batch: the start, the way down, the posterior mean at its end."
     d, end = model.diffusion, float(times[-1])
-    z = _start(model, given.h, given.o, source)
-    given = replace(given, noise=source.branch(3)(z[:, 0]))
-    score = _given_score(d, score, given)
+    z = _start(model, h, o, source)
+    noise = source.branch(3)(z[:, 0])
+    score = _given_score(d, score, lambda f: Given(f, h, o, method, noise))
     z = sample(sampler, d, score, z, times, generator=source, final=False, **how)
     chi = d.kernel(end, z).data(z, score(z, end))
-    x, measurement = model.basis.inv(chi), given.h.measurement
-    return x if measurement.variance else measurement.project(x, given.o)
+    x = model.basis.inv(chi)
+    return x if h.variance else h.measurement.project(x, o)
 
 # %% ../nbs/14_condition.ipynb #cond0047
 @torch.inference_mode(False)
-@torch.no_grad()
 def sample_given(
     model: DiffusionModel,  # any, on a schedule that it was trained for
     measurement: Measurement,  # of images, such as Mask(known) or Downsample(2)
@@ -524,7 +523,7 @@ def sample_given(
     *,
     # of all noise, by image: the same for any batch; None: the global one
     generator: torch.Generator | ImageNoise | None = None,
-    labels: int | Tensor | None = None,  # one class, or (n,); None: all
+    labels: int | Tensor | None = None,  # one class, or (n,); None: no class
     guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
     batch: int = 64,  # images at a time
     callback=None,  # called with (step number, time reached, state) of each batch
@@ -534,18 +533,15 @@ def sample_given(
     h, o = _checked(model, measurement, o, method)
     times = default_grid(model.diffusion) if times is None else times
     how = dict(callback=callback, progress=progress)
-    source, training, found = image_noise(generator), model.training, []
+    source, found = image_noise(generator), []
     labels = model.checked_labels(labels, len(o))
-    model.eval()
-    try:
+    with evaluating(model):
         for i in range(0, len(o), whole_number("batch", batch, 1)):
             part = o[i : i + batch]
             own = None if labels is None else labels[i : i + batch].to(o.device)
             score = model.conditional(own, guidance)
-            given, noise = Given(None, h, part, method), source.after(i)
-            found.append(_answer(model, score, given, noise, sampler, times, how))
-    finally:
-        model.train(training)
+            way = dict(source=source.after(i), sampler=sampler, times=times, how=how)
+            found.append(_answer(model, score, h, part, method, **way))
     return torch.cat(found)
 
 # %% ../nbs/14_condition.ipynb #cond0049

@@ -17,6 +17,7 @@ from .basis import Columns, Pixel
 from gud_nb.core import (
     Const,
     act,
+    as_time,
     floating,
     of_kind,
     of_shape,
@@ -25,8 +26,7 @@ from gud_nb.core import (
     whole_number,
 )
 from .denoiser import Score
-from .diffusion import _time
-from .model import DiffusionModel
+from .model import DiffusionModel, evaluating
 from gud_nb.sampler import (
     ImageNoise,
     Sampler,
@@ -100,7 +100,7 @@ def B(
     t: float | Tensor,  # () or (batch,), in [0, 1]
 ) -> Tensor:  # (*t.shape, *comp) float64
     "The integral of β; frozen components keep that of the time `at`."
-    t = _time(t)
+    t = as_time(t)
     return self._freeze(self.inner.B(t), self.inner.B(self.at), t)
 
 
@@ -110,7 +110,7 @@ def gamma(
     t: float | Tensor,  # () or (batch,), in [0, 1]
 ) -> Tensor:  # (*t.shape, *comp) float64
     "The negative log-SNR; frozen components keep that of the time `at`."
-    t = _time(t)
+    t = as_time(t)
     return self._freeze(self.inner.gamma(t), self.inner.gamma(self.at), t)
 
 
@@ -120,7 +120,7 @@ def beta(
     t: float | Tensor,  # () or (batch,), in [0, 1]
 ) -> Tensor:  # (*t.shape, *comp) float64
     "The speed; 0 for frozen components."
-    t = _time(t)
+    t = as_time(t)
     return self._freeze(self.inner.beta(t), torch.zeros(()), t)
 
 # %% ../nbs/14c_frozen.ipynb #140008
@@ -164,7 +164,11 @@ def _start(
 #| code-fold: true
 #| code-summary: "A warning for models that were not trained on such schedules"
 def _has_frozen(family: Family | None) -> bool:
-    "Whether members near the upper ends of a family's ranges freeze components."
+    """Whether some member of a family freezes components.
+
+    The member asked is that at 99 % of every range, such as known=5.94 of 0 to 6, which
+    freezes 5 columns: an upper end itself may be excluded, as all columns known are.
+    """
     if family is None:
         return False
     most = {k: low + 0.99 * (high - low) for k, (low, high) in family.ranges.items()}
@@ -186,36 +190,50 @@ def _warn_untrained(model: DiffusionModel):
 
 # %% ../nbs/14c_frozen.ipynb #brkzlcox
 #| code-fold: true
-#| code-summary: "Checks"
-def _known(model: DiffusionModel, known: Tensor | None) -> Tensor:
-    "What the model's schedule freezes, compared with what is said to be known."
+#| code-summary: "What is known, and the schedule that freezes it"
+def _froze(model: DiffusionModel, known: Tensor) -> DiffusionModel:
+    "The model on its own schedule with the known components frozen."
+    schedule = model.diffusion.schedule
+    early = 0.0 if bool((schedule.B(0.0) > 0).all()) else 1e-3  # not without noise
+    return model.with_schedule(Frozen(schedule, known, early))
+
+
+def _known(
+    model: DiffusionModel, known: Tensor | None
+) -> tuple[DiffusionModel, Tensor]:
+    "The model on a schedule that freezes what is known, and what that is."
     frozen = frozen_components(model.diffusion.schedule)
     todo = (
         "use gud_nb.condition.inpaint, which takes any model and any mask, or a model "
         "trained on such schedules, as in model.at(known=...)"
     )
     require(
-        bool(frozen.any()),
+        known is not None or bool(frozen.any()),
         f"the model's schedule freezes no component, and nothing is known: {todo}",
     )
+    if known is not None:
+        of_kind("known", known, Tensor, "a tensor (*comp) of bools")
+        comp = tuple(model.basis.shape)
+        require(
+            tuple(known.shape) == comp and known.dtype == torch.bool,
+            f"got known of shape {tuple(known.shape)} in {known.dtype}, "
+            f"want one bool for each of the components {comp}",
+        )
+        if not frozen.any():
+            model = _froze(model, known)
+            frozen = known.cpu()
+        differ = int((known.cpu() != frozen).sum())
+        require(
+            not differ,
+            f"the model's schedule freezes {int(frozen.sum())} components, "
+            f"{int(known.sum())} are known, and {differ} differ: {todo}",
+        )
     _warn_untrained(model)
-    if known is None:
-        return frozen
-    of_kind("known", known, Tensor, "a tensor (*comp) of bools")
-    require(
-        tuple(known.shape) == tuple(frozen.shape) and known.dtype == torch.bool,
-        f"got known of shape {tuple(known.shape)} in {known.dtype}, "
-        f"want one bool for each of the components {tuple(frozen.shape)}",
-    )
-    differ = int((known.cpu() != frozen).sum())
-    require(
-        not differ,
-        f"the model's schedule freezes {int(frozen.sum())} components, "
-        f"{int(known.sum())} are known, and {differ} differ: {todo}",
-    )
-    return frozen
+    return model, frozen
 
-
+# %% ../nbs/14c_frozen.ipynb #frznorm1
+#| code-fold: true
+#| code-summary: "The noise of a run"
 def _normal(
     model: DiffusionModel, chi: Tensor, noise: Tensor | None, source: ImageNoise
 ) -> Tensor:
@@ -227,11 +245,10 @@ def _normal(
     return noise
 
 # %% ../nbs/14c_frozen.ipynb #140015
-@torch.no_grad()
 def inpaint_frozen(
-    model: DiffusionModel,  # on a schedule that freezes the known components
+    model: DiffusionModel,  # trained on schedules that freeze components
     x: Tensor,  # (batch, *data); its unknown components are not used
-    known: Tensor | None = None,  # (*comp) bool, to compare; None: those frozen
+    known: Tensor | None = None,  # (*comp) bool; None: those that the schedule freezes
     sampler: Sampler = exponential_heun,  # of notebooks 08 to 08d
     times: Tensor | None = None,  # grid from 1 down; None: `default_grid`, 24 steps
     *,
@@ -239,29 +256,29 @@ def inpaint_frozen(
     noise: Tensor | None = None,
     # of all noise, by image: the same for any batch; None: the global one
     generator: torch.Generator | ImageNoise | None = None,
-    labels: int | Tensor | None = None,  # one class, or (batch,); None: all
+    labels: int | Tensor | None = None,  # one class, or (batch,); None: no class
     guidance: float = 1.0,  # 0: ignore the labels, 1: as trained, more: beyond
     aimed: bool = True,  # move the start to its posterior mean: 2 evaluations more
     callback=None,  # called with (step number, time reached, state)
     progress: bool = False,  # show a progress bar
 ) -> Tensor:  # (batch, *data)
-    "Draw the unknown components of data given the known ones."
-    d = of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel").diffusion
-    frozen = _known(model, known).to(floating("x", x).device)
-    chi = model.basis(x)
-    source = image_noise(generator)
+    """Draw the unknown components of data given the known ones.
+
+    Where the model's schedule freezes nothing, that schedule is used with the known
+    components frozen; where it freezes others than `known`, a `ValueError` says so.
+    """
+    of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
+    model, frozen = _known(model, known)
+    d, frozen = model.diffusion, frozen.to(floating("x", x).device)
+    chi, source = model.basis(x), image_noise(generator)
     noise = _normal(model, chi, noise, source)
     times = default_grid(d) if times is None else times
     how = dict(generator=source, callback=callback, progress=progress)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         score = model.conditional(labels, guidance)
         z = _start(model, score, chi, frozen, noise, aimed)
         z = sample(sampler, d, score, z, times, final=False, **how)
         found = _posterior_mean(score, z, float(times[-1]), d)
-    finally:
-        model.train(training)
     return model.basis.inv(torch.where(frozen, chi, found))
 
 # %% ../nbs/14c_frozen.ipynb #140033
@@ -269,7 +286,7 @@ def inpaint_frozen(
 #| code-summary: "Which columns are known, and how many windows it takes"
 def _known_columns(model: DiffusionModel) -> tuple[int, bool]:
     "How many columns are frozen, and whether they are the right-most."
-    frozen = _known(model, None)
+    frozen = _known(model, None)[1]
     column = frozen.flatten(0, -2)[0]
     K, leftwards = int(column.sum()), bool(column[-1])
     inwards = column.flip(-1) if leftwards else column

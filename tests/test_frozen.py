@@ -432,6 +432,18 @@ def test_a_schedule_that_freezes_nothing_is_refused():
         inpaint_frozen(model, randn(3, 12))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "at"), [(LinearGamma(-9.0, 3.0), 0.0), (LinearBeta(), 1e-3)]
+)
+def test_known_components_are_frozen_where_the_schedule_freezes_nothing(schedule, at):
+    model, x = model_of(COV, schedule), randn(3, 12)
+    frozen = model.with_schedule(Frozen(schedule, FIRST, at))
+    how = dict(noise=randn(2, 3, 1, 12, seed=1), times=uniform(3))
+    found = inpaint_frozen(model, x, FIRST, **how)
+    assert_close(found, inpaint_frozen(frozen, x, **how))
+    assert frozen_components(model.diffusion.schedule).sum() == 0  # as it was
+
+
 # extend
 
 SHAPE = (1, 4, 8)

@@ -19,7 +19,6 @@ from gud_nb.condition import (
     LawCovariance,
     Mask,
     Measurement,
-    Method,
     MomentMatching,
     PiGDM,
     Replacement,
@@ -347,17 +346,15 @@ def test_the_start_is_a_draw_given_the_measurement():
 def test_a_score_is_taken_at_the_state_itself():
     "The part across the observation is held; no change of the mean, no change at all."
 
-    class Same(Method):
-        def __call__(self, g, y, log_snr):
-            return g.denoiser(y, log_snr)
-
     def score(z, t):
         return torch.tanh(z.roll(1, -1))
 
+    def unchanged(denoiser):
+        return denoiser
+
     d = process(psld(), schedule_of(False, BASES["pixels"]))
     z = randn(2, 2, *SHAPE)
-    given = Given(None, None, None, Same())
-    assert_close(GivenScore(d, score, given)(z, 0.5), score(z, 0.5))
+    assert_close(GivenScore(d, score, unchanged)(z, 0.5), score(z, 0.5))
 
 
 def test_early_end_of_a_schedule():
