@@ -9,7 +9,7 @@ __all__ = ['fit_law', 'checked_images', 'check_type', 'DiffusionModel', 'ScoreMo
 # %% ../nbs/11b_model.ipynb #4m41fo2o
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
@@ -741,7 +741,7 @@ def prior_given(
 @contextmanager
 def evaluating(
     model: nn.Module,  # in training or evaluation mode
-):
+) -> Iterator[nn.Module]:  # the model, once
     "Evaluation mode without gradients inside `with`; then the mode from before."
     training = model.training
     model.eval()

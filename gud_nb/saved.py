@@ -278,7 +278,7 @@ def _check_family(family: Family | None):
 
 # %% ../nbs/11e_saved.ipynb #8rfwlhhh
 #| code-fold: true
-#| code-summary: "One part of a model, and all of them"
+#| code-summary: "One part of a model"
 def build_part(
     name: str,  # of the part, for errors
     plain,  # its description, of JSON values
@@ -296,7 +296,9 @@ def build_part(
         require(same, "its entries contradict one another; take another copy")
     return part
 
-
+# %% ../nbs/11e_saved.ipynb #allparts
+#| code-fold: true
+#| code-summary: "All parts of a model"
 def _model(config: dict, tensors: dict, allow: tuple) -> DiffusionModel:
     "A model from description and tensors, all of them checked."
     kinds = dict(ScoreModel=ScoreModel, PhaseModel=PhaseModel)
