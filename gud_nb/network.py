@@ -55,7 +55,7 @@ class FourierEmbedding(nn.Module):
 
 # %% ../nbs/11_network.ipynb #110011
 #| code-fold: true
-#| code-summary: "The most even division, by dynamic programming"
+#| code-summary: "One more cut: the least of lines, in one pass"
 def _last_cut(best: list, S: list) -> tuple[list, list]:
     "For each j the least best[i] + (S[j] - S[i])² with i < j, and where it is."
     # But for S[j]², this is the least of the lines best[i] + S[i]² - 2 S[i] x at
@@ -87,7 +87,9 @@ def _hidden(a: tuple, b: tuple, c: tuple) -> bool:
     "Whether the line b is nowhere below both a and c, which are less and more steep."
     return (c[1] - a[1]) * (b[0] - a[0]) <= (b[1] - a[1]) * (c[0] - a[0])
 
-
+# %% ../nbs/11_network.ipynb #110011e
+#| code-fold: true
+#| code-summary: "The most even division"
 def _even(counts: list, n: int) -> list:
     "Which of n neighbouring groups each count goes to, with the least sum of squares."
     S = [0]
