@@ -7,7 +7,7 @@ from scipy.linalg import sqrtm
 from torch.testing import assert_close
 
 from gud_nb.evaluate import frechet_distance
-from gud_nb.fid import FeatureMoments, as_bytes, feature_moments, fid_distance
+from gud_nb.fid import FeatureMoments, as_bytes, feature_moments
 
 D = 48
 
@@ -36,16 +36,16 @@ def test_distance_is_that_of_scipy_and_of_notebook_13(features):
     Ca, Cb = (np.cov(f.numpy(), rowvar=False) for f in (a, b))
     want = np.trace(Ca + Cb - 2 * sqrtm(Ca @ Cb).real)
     want += ((a.mean(0) - b.mean(0)) ** 2).sum().item()
-    found = fid_distance(feature_moments(a.split(256)), feature_moments([b])).value
+    found = frechet_distance(feature_moments(a.split(256)), feature_moments([b])).value
     assert_close(found, want, rtol=1e-9, atol=0)
     assert_close(found, frechet_distance(a, b).value)
 
 
 def test_distance_of_equal_and_of_constant_features(features):
     own = feature_moments([features[0]])
-    assert_close(fid_distance(own, own).value, 0.0, atol=1e-9, rtol=0)
+    assert_close(frechet_distance(own, own).value, 0.0, atol=1e-9, rtol=0)
     nothing = FeatureMoments(2, torch.zeros(D), torch.zeros(D, D))
-    assert_close(float(fid_distance(nothing, nothing)), 0.0)
+    assert_close(float(frechet_distance(nothing, nothing)), 0.0)
 
 
 def test_one_image_has_no_covariance():
