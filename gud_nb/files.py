@@ -360,7 +360,7 @@ def _grouped(paths: list[str], train: bool) -> tuple[list[str], Tensor, tuple]:
 # %% ../nbs/10b_files.ipynb #100037
 def image_folder(
     path: str | Path,  # of the folder; its subfolders are the classes
-    train: bool = True,  # four fifths of each class, or every fifth; or train/, test/
+    train: bool = True,  # four fifths, or every fifth, class by class; or train/, test/
     *,
     size: int | tuple | None = None,  # side, or (H, W), in pixels; None: as they are
     channels: int | None = None,  # 1 (made grey) or 3 (RGB); None: as the first file
