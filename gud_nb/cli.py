@@ -966,8 +966,8 @@ def _gud_complete(**typed):
         _before_after(path, before, x, title)
     else:
         _keep(x, path, title, 0)
-    took = f"{time.monotonic() - begin:.0f} s"
-    print(f"{n} completions by {typed['method']}, {len(times)} steps, {took}: {path}")
+    took, steps = f"{time.monotonic() - begin:.0f} s", len(times) - 1
+    print(f"{n} completions by {typed['method']}, {steps} steps, {took}: {path}")
 
 # %% ../nbs/15c_cli.ipynb #hcidesd4
 #| code-fold: true
@@ -1350,7 +1350,7 @@ def gud_demo(
     quiet: bool = False,  # print warnings and errors alone
     version: bool = False,  # print the version
 ):
-    "Train VP and PSLD on handwritten digits, sample both, and compare (4 minutes)."
+    "Train VP and PSLD on handwritten digits, sample both, and compare (3 minutes)."
     require(
         0 < seconds < math.inf,
         f"the training time must be > 0: got --seconds {seconds}",

@@ -692,7 +692,9 @@ class Family:
     ) -> Schedule:
         "The member at these values; those left out are in the middle of their range."
         unknown = ", ".join(sorted(set(values) - set(self.ranges)))
-        require(not unknown, f"got {unknown}: this family has {', '.join(self.ranges)}")
+        names = " or ".join(self.ranges)
+        known = f"want a value of {names}, of which this family has a range"
+        require(not unknown, f"got a value of {unknown}, {known}")
         for name, v in values.items():
             low, high = self.ranges[name]
             if not low <= v <= high:

@@ -109,8 +109,9 @@ def _strange(found: re.Match, run: Callable, known: list[str]) -> str:
     name = found[1].split("=")[0]
     if not name.startswith("-"):
         return f"got {name}, want an option, which begins with two dashes"
-    near = get_close_matches(name, known, 1, 0.5)
-    hint = f": perhaps {near[0]} is meant" if near else ""
+    words = {k.lstrip("-"): k for k in known}
+    near = get_close_matches(name.lstrip("-"), words, 1, 0.65)
+    hint = f": perhaps {words[near[0]]} is meant" if near else ""
     return f"got {name}, which is no option{hint}"
 
 

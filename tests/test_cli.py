@@ -303,7 +303,7 @@ SAMPLE = {
     "in the basis haar, not in pca": ("haar", dict(basis="pca")),
     "choose one of pixel": ("haar", dict(basis="Haar")),
     "in the basis pixel, not in haar": ("raw", dict(basis="haar")),
-    "this family has a": ("haar", dict(softness="b=1")),
+    "got a value of b, want a value of a": ("haar", dict(softness="b=1")),
     "a must be a number ≥ 0": ("haar", dict(softness="-1")),
     "b must be in [0, 1)": ("columns", dict(softness="1")),
     "trained without labels": ("columns", dict(label=3)),
@@ -473,7 +473,7 @@ def test_before_and_after(runs, pictures, tmp_path, capsys):
     gud_complete(f"{pictures}/grey.png", out=str(out), samples=3, device="cpu", **how)
     with Image.open(out) as picture:
         assert picture.width > picture.height
-    assert "3 completions by moments" in capsys.readouterr().out
+    assert "3 completions by moments, 2 steps" in capsys.readouterr().out
 
 
 COMPLETE = {
@@ -941,6 +941,7 @@ def test_quiet(capsys, runs, no_pictures, tmp_path, monkeypatch):
 
 MISTYPED = {
     "--nn 3": "got --nn, which is no option: perhaps --n is meant",
+    "--colour 20": "got --colour, which is no option. gud_sample --help",
     "--n many": "got --n 'many', want a whole number",
     "--steps few": "got --steps 'few', want a whole number",
     "--guidance much": "got --guidance 'much', want a number",
