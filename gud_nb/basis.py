@@ -436,7 +436,8 @@ def _check_levels(shape: tuple, name: str, levels: int):
         f"got images of {H}×{W} and {levels} levels, want sides that are multiples of "
         f"2**{levels} = {m}: take at most {most}, or pad: "
         f"Compose(Wavelet({padded}, {name!r}, {levels}), "
-        f"Pad({tuple(shape)}, {padded}))",
+        f"Pad({tuple(shape)}, {padded}))"
+        + ("" if rest else f"; signals of {H} channels have the shape ({H}, 1, {W})"),
     )
 
 

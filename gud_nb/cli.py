@@ -285,7 +285,7 @@ def _finish(model: ScoreModel, folder: Path, about: dict, where: torch.device) -
     _save_grid(folder / "samples.png", made, title)
     done = f"{about['steps']} steps, {about['images']} images, loss {about['loss']:.4f}"
     look = f"Model: {folder / 'model'}; look at {folder / 'samples.png'}"
-    return f"{done}. {look}\nTo train on, with a larger budget: {_again()}"
+    return f"{done}. {look}\nTo train on, raise the budget of: {_again()}"
 
 # %% ../nbs/15c_cli.ipynb #zmvwupd3
 #| code-fold: true

@@ -109,6 +109,12 @@ def checked_images(
         f"got data of shape {tuple(x.shape)}, "
         f"the basis wants (n ≥ 1, {', '.join(map(str, want))})",
     )
+    bad = ~x.isfinite().flatten(1).all(1)
+    require(
+        not bad.any(),
+        f"got NaN or infinite numbers in {int(bad.sum())} of {len(x)} data, the first "
+        f"is x[{int(bad.int().argmax())}]: leave them out",
+    )
     return x
 
 # %% ../nbs/11b_model.ipynb #ki1e6jmq

@@ -477,6 +477,12 @@ def _go_on(self: RunFolder):
     "Read the checkpoint, refuse one of another run, repair what a kill has left."
     last = self.load()
     differ = differences(last.identity, self.last.identity)
+    data = [line for line in differ if line.startswith("data")]
+    require(
+        not data,
+        f"{shown(self.path)} holds a run on other data ({'; '.join(data[:2])}): resume "
+        "with the data that it began with, or choose another folder",
+    )
     more = f"; and {len(differ) - 4} more" if len(differ) > 4 else ""
     require(
         not differ,

@@ -113,10 +113,11 @@ def _folder(name: str | Path) -> Path:
         return path
     if str(name) in shipped():
         return Path(str(resources.files("gud_nb") / "weights" / str(name)))
+    inside = os.path.isfile(path / "model" / "model.safetensors")
+    near = f"{shown(path / 'model')!r} does" if inside else "want a model.safetensors"
     require(
         not os.path.isdir(path),
-        f"the folder {shown(name)!r} holds no model: want a model.safetensors in it, "
-        "as save_pretrained writes",
+        f"the folder {shown(name)!r} holds no model: {near}, as save_pretrained writes",
     )
     hub = str(name).count("/") == 1 and not path.is_absolute()
     require(

@@ -872,6 +872,7 @@ REFUSED = {
     "biorthogonal": (lambda: wavelet_matrix(8, "bior2.2"), "is not orthogonal"),
     "nearly": (lambda: wavelet_matrix(8, "dmey"), "orthogonal to"),
     "odd": (lambda: wavelet_matrix(7, "haar"), "want an even number"),
+    "signals": (lambda: Wavelet((2, 64), "haar", 3), "have the shape (2, 1, 64)"),
     "halvings": (lambda: Wavelet((1, 28, 28), "haar", 3), "Pad((1, 28, 28), (1, 32"),
     "levels": (lambda: Wavelet((3, 32, 24), "db2", 4), "at most 3"),
     "negative": (lambda: Wavelet((4, 4), "haar", -1), "0 or more"),

@@ -520,6 +520,9 @@ def test_a_network_of_all_phases_has_no_law(capsys, pictures, tmp_path):
 
 def test_models_that_are_none(capsys, tmp_path):
     refused(capsys, gud_sample, "holds no model", model=str(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").touch()
+    refused(capsys, gud_sample, "/model' does", model=str(tmp_path))
     refused(capsys, gud_sample, "no model", model="psdl-fashion-mnist")
 
 
