@@ -477,7 +477,7 @@ def _go_on(self: RunFolder):
     "Read the checkpoint, refuse one of another run, repair what a kill has left."
     last = self.load()
     differ = differences(last.identity, self.last.identity)
-    data = [line for line in differ if line.startswith("data")]
+    data = [s for s in differ if s.startswith("data") and "labels" not in s]
     require(
         not data,
         f"{shown(self.path)} holds a run on other data ({'; '.join(data[:2])}): resume "
