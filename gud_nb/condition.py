@@ -554,7 +554,12 @@ def inpaint(
     **how,  # sampler, times, generator, labels, ...: those of `sample_given`
 ) -> Tensor:  # (n, *data)
     "Draw the unknown pixels of images given the known ones."
-    return sample_given(model, Mask(known, variance), x, method, **how)
+    of_kind("model", model, DiffusionModel, "a ScoreModel or PhaseModel")
+    mask, want = Mask(known, variance), tuple(model.basis.data_shape)
+    got, ends = tuple(known.shape), want[len(want) - known.ndim :]
+    fits = len(got) <= len(want) and all(n in (1, m) for n, m in zip(got, ends))
+    require(fits, f"got known of shape {got}, want {want} or its last axes")
+    return sample_given(model, mask, x, method, **how)
 
 
 def superresolve(
