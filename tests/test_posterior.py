@@ -484,7 +484,7 @@ X = torch.zeros(2, *SHAPE).double()
     ("call", "says"),
     [
         (lambda m: inpaint(m, X, LEFT.float()), "want bools"),
-        (lambda m: inpaint(m, X, torch.ones(7, 7).bool()), "want .1, 4, 4. or its last axes"),
+        (lambda m: inpaint(m, X, torch.ones(7, 7) > 0), "want .1, 4, 4. or its last"),
         (lambda m: inpaint(m, X, LEFT & False), "some of them True"),
         (lambda m: inpaint(m, X[..., :2], LEFT), r"want \(2, 1, 4, 4\)"),
         (lambda m: inpaint(m, X, LEFT, variance=-1.0), "want a finite number ≥ 0"),
