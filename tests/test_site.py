@@ -404,6 +404,16 @@ def test_tables_are_tables(book):
     )
 
 
+def test_no_page_shows_what_a_library_complained_of():
+    none(
+        f"{path.name}, cell {cell['id']}: {''.join(output['text'])[:60]}"
+        for path in sorted((ROOT / "nbs").glob("*.ipynb"))
+        for cell in json.loads(read(path))["cells"]
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
+    )
+
+
 def test_formulas_are_not_escaped_twice(book):
     none(
         f"{p.name}: {found}"
