@@ -329,11 +329,9 @@ def _train(model: ScoreModel, x, labels, about: dict, plan: Training, typed: dic
     how = {k: typed[k] for k in ("resume", "overwrite")}
     how |= dict(out=folder, progress=is_watched(), cpu=where.type == "cpu")
     with _resumable(folder):
-        last = fit(model, x, plan, labels, **how)[-1]
-    about |= dict(steps=last["step"])
-    about |= {k: last[k] for k in ("images", "seconds", "loss")}
+        fit(model, x, plan, labels, **how)
     if is_main():
-        print(_finish(model, folder, about, where))
+        print(_finish(model, folder, model.about | about, where))
 
 # %% ../nbs/15c_cli.ipynb #150022
 @command(examples=examples["gud_train"])

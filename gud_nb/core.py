@@ -178,7 +178,7 @@ def act(
 def state_layout(
     M: Tensor,  # (batch or 1, *comp or 1s, r, k) ordinary matrices
 ) -> Tensor:  # (batch or 1, r, k, *comp or 1s), contiguous
-    "Matrices in the layout of the state, as `act` wants them."
+    "Matrices in the layout of the state, as `act` takes them."
     return M.movedim((-2, -1), (1, 2)).contiguous()
 
 # %% ../nbs/00_core.ipynb #000012

@@ -797,7 +797,7 @@ def cifar10(
 class ImageStream:
     """Labelled images read from one end of a table to the other, through a buffer.
 
-    `loader` ignores which images its index wants: it gives as many, shuffled in the
+    `loader` ignores which images its index names: it gives as many, shuffled in the
     buffer, epoch after epoch. The first step of the index seeds the shuffling, so a
     training that is resumed begins with another order, at the start of the table.
     """

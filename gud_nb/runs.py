@@ -477,7 +477,9 @@ def _go_on(self: RunFolder):
     "Read the checkpoint, refuse one of another run, repair what a kill has left."
     last = self.load()
     differ = differences(last.identity, self.last.identity)
-    data = [s for s in differ if s.startswith("data") and "labels" not in s]
+    data = [
+        s for s in differ if s.startswith("data") and ".labels" not in s.split(":")[0]
+    ]
     require(
         not data,
         f"{shown(self.path)} holds a run on other data ({'; '.join(data[:2])}): resume "
@@ -602,7 +604,7 @@ def _keep_best(self: RunFolder):
 
 # %% ../nbs/11c_runs.ipynb #11c00042
 class Signals:
-    """Remembers the first of SIGTERM, SIGHUP, SIGINT: a context manager.
+    """Keeps the first of SIGTERM, SIGHUP, SIGINT: a context manager.
 
     In the main thread only, where Python handles signals; elsewhere it does nothing.
     """

@@ -441,7 +441,7 @@ def _sketch(x: Tensor) -> dict:
 
 
 def _sketch_of_law(law: Gaussian) -> dict:
-    "By what it does: vectors of equal variances may be turned among themselves."
+    "A law by what it does; vectors of equal variances may be turned, or flipped."
     i = torch.arange(law.mean.numel(), dtype=law.mean.dtype, device=law.mean.device)
     v = i.sin().reshape(1, *law.shape)
     size = law.mean_variance

@@ -11,6 +11,7 @@ from unittest import mock
 import matplotlib
 import pytest
 import torch
+from loaders import orders, same
 from torch.testing import assert_close
 
 from gud_nb import data
@@ -40,7 +41,7 @@ from gud_nb.evaluate import (
     spectrum_error,
     train_classifier,
 )
-from gud_nb.network import DiT, MLP, Conditioning, FourierEmbedding, UNet, bands
+from gud_nb.network import MLP, Conditioning, DiT, FourierEmbedding, UNet, bands
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).parents[1]
@@ -368,22 +369,6 @@ def test_help_is_printed_where_the_locale_is_ascii(name):
 
 
 # In memory
-
-
-def same(steps, source, index):
-    "Whether a loader gave what the index wants, in its order."
-    whole = source if isinstance(source, Images) else source[:]
-    steps = list(steps)
-    assert len(steps) == len(index)
-    for (x, labels), i in zip(steps, index):
-        assert x.dtype == torch.float32 and labels.dtype == torch.int64
-        assert_close(x, whole.x[i.cpu()], rtol=0, atol=0)
-        assert_close(labels, whole.labels[i.cpu()])
-
-
-def orders(n, steps=5, batch=6):
-    g = seeded(7)
-    return [torch.randint(n, (batch,), generator=g) for _ in range(steps)]
 
 
 def test_data_that_do_not_fit_are_gathered_by_workers():

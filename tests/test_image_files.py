@@ -17,6 +17,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import torch
+from loaders import orders, same
 from PIL import Image, ImageOps
 from torch.testing import assert_close
 
@@ -374,22 +375,6 @@ def test_what_is_no_folder_of_images(tmp_path):
 
 
 # Loaders
-
-
-def same(steps, source, index):
-    "Whether a loader gave what the index wants, in its order."
-    whole = source if isinstance(source, Images) else source[:]
-    steps = list(steps)
-    assert len(steps) == len(index)
-    for (x, labels), i in zip(steps, index):
-        assert x.dtype == torch.float32 and labels.dtype == torch.int64
-        assert_close(x, whole.x[i.cpu()], rtol=0, atol=0)
-        assert_close(labels, whole.labels[i.cpu()])
-
-
-def orders(n, steps=5, batch=6):
-    g = seeded(7)
-    return [torch.randint(n, (batch,), generator=g) for _ in range(steps)]
 
 
 @pytest.fixture
